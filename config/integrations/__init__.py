@@ -1,0 +1,1 @@
+"""One filled-in form for each outside API. Data only; `config.policy` reads and checks it."""

@@ -1,0 +1,334 @@
+"""The environment, read once and checked: the only place in the project that looks at it.
+
+Every variable has one field here, named alike in lower case. Nothing is read on import; `load_settings` reads
+the environment and `.env`, and either returns a complete picture or says in one message all that is wrong.
+Values of variables never appear in a message.
+"""
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from config.master_keys import ADVICE, decoded_keys, kept_keys
+
+_SMTPS_PORT, _SUBMISSION_PORT = 465, 587  # Source: RFC 8314 section 3.3 and RFC 6409 section 3.1, read 2026-11-22
+_IMPLICIT_TLS_PORTS = frozenset({_SMTPS_PORT, 2465})  # 2465 is what some providers open beside it
+_POSTGRES = re.compile(r"^(postgres|postgresql|postgresql\+psycopg)://")
+
+_WHATSAPP_SECRETS = ("whatsapp_access_token", "whatsapp_app_secret", "whatsapp_verify_token")
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class ConfigurationError(ValueError):
+    """The environment cannot be used as it is.
+
+    Attributes:
+        issues: What is wrong with each variable, by name; never a value.
+    """
+
+    def __init__(self, issues: Mapping[str, str]) -> None:
+        self.issues = dict(issues)
+        listing = "\n".join(f"  {name}: {issue}" for name, issue in self.issues.items())
+        super().__init__(
+            f"Entrega cannot start: {len(self.issues)} setting(s) missing or wrong. "
+            f"Set them in the environment or in .env, then start again.\n{listing}"
+        )
+
+    def __reduce__(self) -> tuple[type["ConfigurationError"], tuple[Mapping[str, str]]]:
+        """Keep the issues when the error crosses a process border."""
+        return type(self), (self.issues,)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address means this machine, without asking any name server."""
+    try:
+        return host.lower() == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_plain_allowed(environment: str | None, host: str) -> bool:
+    # None means that ENTREGA_ENV itself is wrong: that is said elsewhere, and once is enough.
+    return environment is None or (environment == "sandbox" and is_loopback(host))
+
+
+def _checked_url(url: str, environment: str | None) -> str:
+    parts = _split(url)
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("wanted a full URL such as https://api.example.com")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            "must not hold a user, a password, a query or a fragment; credentials have variables of their own"
+        )
+    if parts.scheme == "http" and not _is_plain_allowed(environment, parts.hostname):
+        raise ValueError("plain http:// is accepted in sandbox only, and only to loopback; use https://")
+    return url.rstrip("/")
+
+
+def _split(url: str) -> Any:  # noqa: ANN401 - urllib's result type differs between str and bytes
+    # A backslash or a space makes two parsers see two different hosts.
+    if re.search(r"[\\\s\x00-\x1f]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+class Settings(BaseSettings):
+    """Everything the environment says; see `docs/configuration.md` for a table of the variables.
+
+    The order of the fields matters: a check may look at the fields above it.
+
+    Attributes:
+        entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
+        entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
+        crm_timeout: Seconds; None leaves the CRM's form in force.
+        crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
+        smtp_use_ssl: TLS from the first byte; without it STARTTLS is demanded unless `smtp_may_be_plain`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    entrega_env: Literal["sandbox", "staging", "production"] = "sandbox"
+    entrega_data: Path = Path(".entrega")
+    entrega_log: Literal["auto", "json", "console"] = "auto"
+    entrega_host: Text = "127.0.0.1"
+    entrega_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    entrega_bootstrap_key: SecretStr | None = None
+    entrega_master_keys: SecretStr | None = None
+
+    database_url: SecretStr | None = None
+    redis_host: Text | None = None
+    redis_port: Port | None = None
+    redis_url: SecretStr | None = None
+    enable_metrics: bool = True
+    sentry_dsn: SecretStr | None = None
+
+    crm_api_url: Text | None = None
+    crm_token_url: Text | None = None
+    crm_api_key: SecretStr | None = None
+    crm_client_id: Text | None = None
+    crm_client_secret: SecretStr | None = None
+    crm_timeout: Annotated[float, Field(gt=0, le=300)] | None = None
+    crm_max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    whatsapp_api_url: Text | None = None
+    whatsapp_access_token: SecretStr | None = None
+    whatsapp_phone_number_id: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")] | None = None
+    whatsapp_app_secret: SecretStr | None = None
+    whatsapp_verify_token: SecretStr | None = None
+    whatsapp_webhook_url: Text | None = None
+
+    smtp_host: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:\[\]_-]{1,255}$")] | None = None
+    smtp_port: Port | None = None
+    smtp_use_ssl: bool | None = None
+    smtp_user: Text | None = None
+    smtp_password: SecretStr | None = None
+    from_email: Annotated[str, StringConstraints(pattern=r"^[^@\s<>,]+@[^@\s<>,]+$")] | None = None
+
+    @field_validator("entrega_bootstrap_key", "crm_api_key", "crm_client_secret", *_WHATSAPP_SECRETS)
+    @classmethod
+    def _secret_is_one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("must be one word of plain ASCII without spaces or line breaks; paste it again")
+        return value
+
+    @field_validator("entrega_master_keys")
+    @classmethod
+    def _master_keys_are_whole(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            decoded_keys(value.get_secret_value())
+        elif _is_beyond_sandbox(info):
+            raise ValueError(f"required outside sandbox; wanted base64 of 32 bytes, a comma between several ({ADVICE})")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_postgres(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            return SecretStr(_postgres_url(value.get_secret_value()))
+        if _is_beyond_sandbox(info):
+            raise ValueError("required outside sandbox; wanted postgresql://user:password@host:5432/database")
+        return None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_is_known(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            return SecretStr(_redis_url(value.get_secret_value()))
+        host, port = info.data.get("redis_host"), info.data.get("redis_port")
+        if host or port:
+            return SecretStr(f"redis://{_bracketed(host or '127.0.0.1')}:{port or 6379}/0")
+        if _is_beyond_sandbox(info):
+            raise ValueError(
+                "required outside sandbox; wanted rediss://:password@host:6379/0, or REDIS_HOST and REDIS_PORT"
+            )
+        return None
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _dsn_is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = _split(value.get_secret_value()) if value is not None else None
+        if value is not None and (parts is None or parts.scheme not in {"http", "https"} or not parts.username):
+            raise ValueError("wanted the DSN of the project, such as https://key@host/1")
+        return value
+
+    @field_validator("crm_api_url", "crm_token_url", "whatsapp_api_url", "whatsapp_webhook_url")
+    @classmethod
+    def _url_is_safe(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return None if value is None else _checked_url(value, info.data.get("entrega_env"))
+
+    @field_validator("smtp_use_ssl")
+    @classmethod
+    def _tls_follows_the_port(cls, value: bool | None, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's shape
+        port = info.data.get("smtp_port")
+        tls_port = port in _IMPLICIT_TLS_PORTS
+        wrong = port == _SUBMISSION_PORT if value else tls_port
+        if value is not None and wrong:
+            raise ValueError(f"does not fit SMTP_PORT {port}; 465 goes with true, 587 (STARTTLS) with false")
+        return value if value is not None else port is None or tls_port
+
+    @field_validator("smtp_password")
+    @classmethod
+    def _login_is_whole(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        host, user = info.data.get("smtp_host"), info.data.get("smtp_user")
+        if (user is None) != (value is None):
+            raise ValueError("SMTP_USER and SMTP_PASSWORD go together; set both or neither")
+        if host and not user and not _is_plain_allowed(info.data.get("entrega_env"), host):
+            raise ValueError(
+                "SMTP without a login is accepted in sandbox only, and only to loopback; set it and SMTP_USER"
+            )
+        return value
+
+    @property
+    def smtp_submission_port(self) -> int:
+        """SMTP_PORT, or the usual port: 465 for TLS from the start, 587 for STARTTLS."""
+        return self.smtp_port or (_SMTPS_PORT if self.smtp_use_ssl else _SUBMISSION_PORT)
+
+    @property
+    def smtp_may_be_plain(self) -> bool:
+        """True when mail may go without TLS: in the sandbox, to this machine."""
+        return self.entrega_env == "sandbox" and is_loopback(self.smtp_host or "")
+
+    def urls(self) -> Mapping[str, str]:
+        """Return the variables that an integration spec may name in a URL; none of them is secret."""
+        found = {
+            "CRM_API_URL": self.crm_api_url,
+            "CRM_TOKEN_URL": self.crm_token_url,
+            "WHATSAPP_API_URL": self.whatsapp_api_url,
+            "SMTP_HOST": _bracketed(self.smtp_host) if self.smtp_host else None,
+            "SMTP_PORT": str(self.smtp_submission_port),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def configured_services(self) -> Mapping[str, tuple[str, ...]]:
+        """Return, for each service, the names of the variables it still lacks; none means it can be used.
+
+        A service that lacks something is not a start error: its commands are held until it is configured.
+        Shape: {"crm": (), "whatsapp": ("WHATSAPP_ACCESS_TOKEN",), "email": ("SMTP_HOST", "FROM_EMAIL")}
+        """
+        login = () if self.smtp_may_be_plain else ("smtp_user", "smtp_password")
+        return {
+            "crm": self._absent("crm_api_url") + self._absent_crm_credentials(),
+            "whatsapp": self._absent("whatsapp_access_token", "whatsapp_phone_number_id"),
+            "email": self._absent("smtp_host", *login, "from_email"),
+        }
+
+    def _absent(self, *fields: str) -> tuple[str, ...]:
+        return tuple(each.upper() for each in fields if getattr(self, each) is None)
+
+    def _absent_crm_credentials(self) -> tuple[str, ...]:
+        if self.crm_api_key is not None:
+            return ()
+        absent = self._absent("crm_client_id", "crm_client_secret")
+        return absent if len(absent) < 2 else (*absent, "or CRM_API_KEY")  # noqa: PLR2004 - both parts of one login
+
+    def master_keys(self) -> tuple[bytes, ...]:
+        """Return the keys that seal the data keys: the first seals, every one opens.
+
+        In the sandbox, when ENTREGA_MASTER_KEYS is unset, one is made and kept in ENTREGA_DATA for good:
+        without it nothing that was sealed can be read again.
+
+        Raises:
+            ConfigurationError: The kept key cannot be read or written, or is not a key.
+        """
+        if self.entrega_master_keys is not None:
+            return decoded_keys(self.entrega_master_keys.get_secret_value())
+        file = self.entrega_data / "master.key"
+        try:
+            return kept_keys(file)
+        except (OSError, ValueError) as err:
+            advice = f"{file} cannot be used ({err}); restore it from a backup, or set ENTREGA_MASTER_KEYS"
+            raise ConfigurationError({"ENTREGA_MASTER_KEYS": advice}) from err
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env` in the working directory.
+
+    Raises:
+        ConfigurationError: Something is missing or wrong; one message names every variable and what to do.
+    """
+    try:
+        return Settings()
+    except ValidationError as err:
+        # The cause would carry the values.
+        raise ConfigurationError(_issues(err)) from None
+
+
+def _issues(err: ValidationError) -> Mapping[str, str]:
+    listed = err.errors(include_url=False, include_input=False)
+    return {str(each["loc"][0]).upper(): _issue(each) for each in listed}
+
+
+def _issue(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, whose ctx is untyped
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return _PLAIN_WORDS.get(str(error["loc"][0])) or str(error["msg"])
+
+
+_PLAIN_WORDS: Mapping[str, str] = {
+    "whatsapp_phone_number_id": "wanted digits only: the phone number id of the Meta app, not the phone number",
+    "smtp_host": "wanted a host name or an address, without scheme or port",
+    "from_email": "wanted one plain address such as avisos@example.com",
+}
+
+
+def _is_beyond_sandbox(info: ValidationInfo) -> bool:
+    return info.data.get("entrega_env") in {"staging", "production"}
+
+
+def _postgres_url(url: str) -> str:
+    if _split(url) is None or not _POSTGRES.match(url):
+        raise ValueError("wanted postgresql://user:password@host:5432/database; special characters percent-encoded")
+    return _POSTGRES.sub("postgresql+psycopg://", url)
+
+
+def _redis_url(url: str) -> str:
+    parts = _split(url)
+    if parts is None or parts.scheme not in {"redis", "rediss"} or not parts.hostname:
+        raise ValueError("wanted redis://host:6379/0 or rediss://:password@host:6379/0")
+    return url
+
+
+def _bracketed(host: str) -> str:
+    bare = host.strip("[]")
+    return f"[{bare}]" if ":" in bare else quote(bare)

@@ -1,0 +1,298 @@
+"""The parts of a spec around the operations: overview, authentication, limits, breaker, fallback, watching.
+
+Each class names the section of the user's template that it holds. A number written in a spec carries its
+source as a comment beside it.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+
+from config.spec_values import (
+    Count,
+    HeaderName,
+    Name,
+    Ratio,
+    Seconds,
+    Section,
+    Severity,
+    Text,
+    Texts,
+    Variable,
+    Verdict,
+    listed,
+)
+
+_CRITICALITY = {"critica": "critical", "crítica": "critical", "alta": "high", "media": "medium", "média": "medium"}
+_CRITICALITY |= {"baixa": "low"}
+_NEEDED_VARIABLES = {
+    "oauth2_client_credentials": ("client_id", "client_secret"),
+    "api_key_header": ("api_key",),
+    "api_key_query": ("api_key",),
+    "bearer": ("token",),
+    "basic": ("user", "password"),
+    "smtp_login": ("user", "password"),
+    "none": (),
+}
+
+
+def _criticality(value: object) -> object:
+    return _CRITICALITY.get(value.lower(), value) if isinstance(value, str) else value
+
+
+class Overview(Section):
+    """Template section 1: why the integration exists and how much hangs on it."""
+
+    objective: Text
+    criticality: Annotated[Literal["critical", "high", "medium", "low"], BeforeValidator(_criticality)]
+    kind: Literal["rest", "graphql", "soap", "webhook", "websocket", "grpc", "file", "smtp"]
+
+
+class Documentation(Section):
+    """Template section 2.2: where the provider explains itself."""
+
+    official: Text | None = None
+    openapi: Text | None = None
+    postman: Text | None = None
+    portal: Text | None = None
+
+
+class Renewal(Section):
+    """How long before its end a token is renewed: a share of its life, within bounds."""
+
+    share_of_life: Ratio
+    longest: Seconds = Field(validation_alias=AliasChoices("longest_s", "longest"))
+    shortest: Seconds = Field(validation_alias=AliasChoices("shortest_s", "shortest"))
+
+    def margin(self, life: timedelta) -> timedelta:
+        """Return how long before the end of a token of this life to renew it."""
+        return max(self.shortest, min(self.longest, life * self.share_of_life))
+
+
+class Credentials(Section):
+    """One way to prove who we are; names of variables only, never a value.
+
+    Attributes:
+        format: How the credential stands in the header, e.g. "Bearer {token}".
+        token_url: Where a token is asked for; may be "${NAME}", and `token_path` on the base URL is used when unset.
+        token_life: Used when the provider does not say; `token_life_s` in YAML.
+        variables: Our word for each credential and the environment variable that holds it.
+    """
+
+    type: Literal[
+        "oauth2_client_credentials", "api_key_header", "api_key_query", "bearer", "basic", "smtp_login", "none"
+    ]
+    header: HeaderName | None = None
+    parameter: Text | None = None
+    format: Text | None = None
+    token_url: Text | None = None
+    token_path: Text | None = None
+    scope: Text | None = None
+    token_life: Seconds | None = Field(None, validation_alias=AliasChoices("token_life_s", "token_life"))
+    renewal: Renewal | None = None
+    variables: Mapping[Name, Variable] = {}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        absent = [each for each in _NEEDED_VARIABLES[self.type] if each not in self.variables]
+        absent += [each for each in self._needed_fields() if getattr(self, each) is None]
+        if absent:
+            raise ValueError(f"{self.type} also needs {', '.join(absent)}")
+        return self
+
+    def _needed_fields(self) -> tuple[str, ...]:
+        table: Mapping[str, tuple[str, ...]] = {
+            "oauth2_client_credentials": ("header", "format", "token_path", "token_life", "renewal"),
+            "api_key_header": ("header", "format"),
+            "api_key_query": ("parameter",),
+            "bearer": ("header", "format"),
+        }
+        return table.get(self.type, ())
+
+
+class Authentication(Credentials):
+    """Template section 2.3: the preferred credentials, then others that are used when only those are set."""
+
+    alternatives: Annotated[tuple[Credentials, ...], listed] = ()
+
+
+class Probe(Section):
+    """How `doctor` and the health check ask whether the API answers and takes our credentials, without side effects.
+
+    Attributes:
+        every: Never more often than this; `every_s` in YAML.
+    """
+
+    method: Literal["GET", "HEAD", "SMTP"]
+    path: Text
+    query: Mapping[Text, Text] = {}
+    every: Seconds = Field(validation_alias=AliasChoices("every_s", "every"))
+
+
+class Window(Section):
+    """At most `calls` in any span of `every`.
+
+    Attributes:
+        every: The span; `every_s` in YAML.
+        burst: When set, the limit is a bucket of this size refilled at `calls` per `every` instead of a strict span.
+    """
+
+    calls: Count
+    every: Seconds = Field(validation_alias=AliasChoices("every_s", "every"))
+    burst: Count | None = None
+
+
+class Excess(Section):
+    """How the provider says "too much", and what we do about it.
+
+    Attributes:
+        retry_after_cap: A longer wait than this is not believed; `retry_after_cap_s` in YAML.
+    """
+
+    signals: Texts
+    strategy: Text
+    retry_after_cap: Seconds = Field(validation_alias=AliasChoices("retry_after_cap_s", "retry_after_cap"))
+
+
+class Limits(Section):
+    """Template section 2.4, for one account; each limit that is absent does not bind."""
+
+    per_second: Count | None = None
+    per_minute: Count | None = None
+    per_hour: Count | None = None
+    per_day: Count | None = None
+    concurrent: Count | None = None
+    other: Annotated[tuple[Window, ...], listed] = ()
+    per_recipient: Annotated[tuple[Window, ...], listed] = ()
+    on_excess: Excess
+
+    def windows(self) -> tuple[Window, ...]:
+        """Return every window that binds the account as a whole, shortest span first."""
+        named = ((self.per_second, 1), (self.per_minute, 60), (self.per_hour, 3600), (self.per_day, 86400))
+        all_windows = [Window(calls=most, every=timedelta(seconds=span)) for most, span in named if most]
+        return tuple(sorted([*all_windows, *self.other], key=lambda each: each.every))
+
+
+class Breaker(Section):
+    """Template section 5.2; shared by all workers.
+
+    Attributes:
+        window: `window_s` in YAML; calls older than this are forgotten.
+        open_for: `open_s` in YAML; how long no call is let through.
+        trials: Calls let through to test a recovery.
+        minimum_calls: The breaker stays closed while the window holds fewer.
+        counts: Verdicts that can count as a failure, when the error rule says so too.
+    """
+
+    failure_ratio: Ratio
+    window: Seconds = Field(validation_alias=AliasChoices("window_s", "window"))
+    open_for: Seconds = Field(validation_alias=AliasChoices("open_s", "open_for"))
+    trials: Count
+    close_ratio: Ratio
+    minimum_calls: Count
+    counts: Annotated[tuple[Verdict, ...], listed] = ("retryable", "ambiguous")
+
+
+class Answer(Section):
+    """What a producer may say to the person while the delivery waits."""
+
+    pt: Text
+    en: Text
+
+
+class Fallback(Section):
+    """Template section 5.3: the queue in Postgres that takes over when the short retries are spent.
+
+    Attributes:
+        parking: Wait before each time it is taken up again; the last one repeats. `parking_s` in YAML.
+        expires_after: From acceptance to dead letter; `expires_after_s` in YAML.
+    """
+
+    parking: Annotated[tuple[Seconds, ...], listed, Field(min_length=1)] = Field(
+        validation_alias=AliasChoices("parking_s", "parking")
+    )
+    expires_after: Seconds = Field(validation_alias=AliasChoices("expires_after_s", "expires_after"))
+    answer: Answer
+
+
+class Cache(Section):
+    """Template section 6; `ttl` is `ttl_s` in YAML."""
+
+    backend: Literal["redis"]
+    cached: Texts
+    key_pattern: Text
+    ttl: Seconds = Field(validation_alias=AliasChoices("ttl_s", "ttl"))
+    most_entries: Count
+    token_key: Text | None = None
+
+
+class Metrics(Section):
+    """Template sections 7.1 and 7.2: what is measured and what a log line carries."""
+
+    technical: Texts
+    business: Texts
+    log_fields: Texts
+
+
+class Alert(Section):
+    """One line of template section 7.3.
+
+    Attributes:
+        measure: What is watched, e.g. "error_ratio".
+        above: The alert fires when the measure is greater than this.
+        during: For how long; `during_s` in YAML; 0 means at once.
+    """
+
+    measure: Name
+    above: Annotated[float, Field(ge=0)]
+    during: Seconds = Field(validation_alias=AliasChoices("during_s", "during"))
+    severity: Severity
+    action: Text
+
+
+class Redaction(Section):
+    """Template section 8.1: fields whose values never reach a log, a metric or an error."""
+
+    fields: Texts
+
+
+class Security(Section):
+    """Template sections 8.2 and 8.3. Certificates are always checked: there is no field to switch it off."""
+
+    credentials: Text
+    rotation: Text
+    minimum_tls: Literal["1.2", "1.3"]
+
+
+class Rollback(Section):
+    """When a rollout is taken back."""
+
+    error_ratio_above: Ratio
+    p95_above: Seconds = Field(validation_alias=AliasChoices("p95_above_s", "p95_above"))
+
+
+class Rollout(Section):
+    """Template section 11: shares of the traffic, how long each is watched, and when to go back."""
+
+    shares: Annotated[tuple[Ratio, ...], listed, Field(min_length=1)]
+    hold: Seconds = Field(validation_alias=AliasChoices("hold_s", "hold"))
+    rollback: Rollback
+
+
+class Contact(Section):
+    """Template section 12: a role and how to reach it; no personal names."""
+
+    role: Text
+    reach: Text
+
+
+class Change(Section):
+    """One line of template section 14."""
+
+    version: Text
+    date: dt.date
+    author: Text
+    change: Text

@@ -1,0 +1,114 @@
+"""The ground that every part of a spec stands on: strict, frozen sections and the small types they share.
+
+Strict means that a number in quotes, a `no` where a text is wanted or a field nobody knows is refused
+rather than guessed at.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+Environment = Literal["sandbox", "staging", "production"]
+Verdict = Literal["success", "retryable", "permanent", "ambiguous"]
+Severity = Literal["P0", "P1", "P2"]
+
+# Our own stable words: dashboards, replay filters and dead letters are searched by them, so a spec cannot add one.
+ERROR_CODES = (
+    "not_sent",
+    "certificate",
+    "misconfigured",
+    "answer_lost",
+    "server_error",
+    "gateway_error",
+    "unavailable",
+    "rate_limited",
+    "pair_limited",
+    "unauthorized",
+    "forbidden",
+    "invalid",
+    "not_found",
+    "conflict",
+    "undeliverable",
+    "window_closed",
+    "capped",
+    "account_blocked",
+    "template_unusable",
+    "temporary",
+    "lease_lost",
+    "unknown",
+)
+STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
+_LONGEST = timedelta(days=366)
+
+
+class Section(BaseModel):
+    """One part of a spec: cannot change once read, knows no field that is not written here, guesses no type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if not 0 <= value <= _LONGEST.total_seconds():
+        raise ValueError(f"wanted seconds between 0 and {_LONGEST.total_seconds():.0f}")
+    return timedelta(seconds=value)
+
+
+def _listed(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _error_code(value: str) -> str:
+    if value not in ERROR_CODES:
+        raise ValueError(f"unknown error code; known: {', '.join(ERROR_CODES)}")
+    return value
+
+
+def _status_key(value: int | str) -> int | str:
+    exact = isinstance(value, int) and 200 <= value <= 599  # noqa: PLR2004 - final HTTP and SMTP replies
+    if not exact and value not in STATUS_CLASSES:
+        raise ValueError(f"unknown status or status class; wanted 200 to 599 or one of {', '.join(STATUS_CLASSES)}")
+    return value
+
+
+def _unique(value: Sequence[str]) -> Sequence[str]:
+    if len(set(value)) != len(value):
+        raise ValueError("an entry stands twice; keep one")
+    return value
+
+
+# A timedelta in code, a plain number of seconds in YAML, where the field's name ends in `_s`.
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,62}$")]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,62}$")]
+HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,500}$")]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), AfterValidator(_unique)]
+ErrorCode = Annotated[str, AfterValidator(_error_code)]
+StatusKey = Annotated[int | str, AfterValidator(_status_key)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+listed = BeforeValidator(_listed)
+
+_PLACEHOLDER = re.compile(r"\$\{(?P<name>[A-Z][A-Z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def fill(text: str, variables: Mapping[str, str]) -> str:
+    """Replace `${NAME}` and `${NAME:-default}` in a text; a variable that is set wins over the default.
+
+    Raises:
+        LookupError: A variable without a default is not set; the message names it.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        known = variables.get(found["name"]) or found["default"]
+        if not known:
+            raise LookupError(f"{found['name']} is not set; set it in the environment or in .env")
+        return known
+
+    return _PLACEHOLDER.sub(value, text)

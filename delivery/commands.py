@@ -1,0 +1,311 @@
+"""What a producer may ask for: the same body at every door, checked in one place.
+
+A command is immutable once parsed. Parsing writes nothing and reaches nothing; its errors name the field and
+the rule, never the value, because they travel to logs and to the producer's own logs.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Base64Bytes,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from delivery.errors import FieldIssue, InvalidCommand
+from delivery.wording import issue_text
+
+# Business-scoped user id. Source: WhatsApp Business-scoped user IDs, edition of 2026-06-29, read 2026-11-22.
+_BSUID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
+
+
+def _email_address(value: str) -> str:
+    try:
+        return validate_email(value.strip(), check_deliverability=False, allow_smtputf8=False, strict=True).normalized
+    except EmailNotValidError as err:
+        raise ValueError("email") from err
+
+
+def _phone_number(value: str) -> str:
+    try:
+        number = phonenumbers.parse(value, None)
+    except phonenumbers.NumberParseException as err:
+        raise ValueError("phone") from err
+    if not value.startswith("+") or not phonenumbers.is_valid_number(number):
+        raise ValueError("phone")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _whatsapp_recipient(value: str) -> str:
+    return value if _BSUID.fullmatch(value) else _phone_number(value)
+
+
+def _one_line(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("one_line")
+    return value
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+EmailAddress = Annotated[str, Field(max_length=254), AfterValidator(_email_address)]
+PhoneNumber = Annotated[str, Field(max_length=32), AfterValidator(_phone_number)]
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
+Recipients = Annotated[list[EmailAddress], BeforeValidator(_as_list)]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Options(_Body):
+    """How a command wants to be delivered; the same for every kind."""
+
+    key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
+    account: Word | None = None
+    send_at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = None
+    priority: Literal["high", "normal", "low"] = "normal"
+    on_uncertain: Literal["hold", "resend"] | None = None
+    metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
+
+    @model_validator(mode="after")
+    def _expiry_comes_after_sending(self) -> Self:
+        if self.send_at and self.expires_at and self.expires_at <= self.send_at:
+            raise ValueError("expires_before_send")
+        return self
+
+
+class Command(_Body):
+    """One thing a producer asks for."""
+
+    kind: ClassVar[str]
+    service: ClassVar[str]
+
+    options: Options = Options()
+
+    @property
+    def recipient(self) -> str:
+        """The person this reaches, as one normalised text; goes to the ledger as a keyed hash only."""
+        raise NotImplementedError
+
+    def content(self) -> dict[str, JsonValue]:
+        """Return the body without its options, as plain JSON."""
+        return self.model_dump(mode="json", exclude={"options"}, exclude_none=True, by_alias=True)
+
+
+class CreateLead(Command):
+    """Create one lead in the CRM. Source: the user's API specification, section 3.1, read 2026-11-22."""
+
+    kind: ClassVar[str] = "create_lead"
+    service: ClassVar[str] = "crm"
+
+    nome: Annotated[Line, Field(max_length=100)]
+    email: EmailAddress
+    telefone: PhoneNumber | None = None
+    empresa: Annotated[Line, Field(max_length=200)] | None = None
+    cargo: Annotated[Line, Field(max_length=200)] | None = None
+    interesse: Annotated[Line, Field(max_length=100)]
+    origem: Annotated[Line, Field(max_length=100)] = "agente_ia"
+    observacoes: Annotated[str, Field(max_length=1000)] | None = None
+    tags: Annotated[list[Annotated[Line, Field(max_length=100)]], Field(max_length=10)] = []
+
+    @field_validator("interesse")
+    @classmethod
+    def _interest_is_one_the_spec_knows(cls, value: str, info: ValidationInfo) -> str:
+        allowed = (info.context or {}).get("interesse")
+        if allowed is not None and value not in allowed:
+            raise ValueError("choice:" + ", ".join(allowed))
+        return value
+
+    @property
+    def recipient(self) -> str:
+        """The lead's e-mail address, lower-cased."""
+        return self.email.lower()
+
+
+class Template(_Body):
+    """An approved WhatsApp template and what fills it; a mapping fills named variables, a list positional ones."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,512}$")]
+    language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(_[A-Z]{2})?$")] = "pt_BR"
+    variables: list[Annotated[Line, Field(max_length=1024)]] | dict[Word, Annotated[Line, Field(max_length=1024)]] = []
+
+
+class Media(_Body):
+    """One media file, by public link or by upload id."""
+
+    type: Literal["image", "video", "audio", "document", "sticker"]
+    url: HttpUrl | None = None
+    id: Word | None = None
+    caption: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    filename: Annotated[Line, Field(max_length=240)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.url is None) == (self.id is None):
+            raise ValueError("exactly_one:url, id")
+        return self
+
+
+class SendWhatsApp(Command):
+    """Send one WhatsApp message: exactly one of text, template, media or message."""
+
+    kind: ClassVar[str] = "send_whatsapp"
+    service: ClassVar[str] = "whatsapp"
+
+    to: Annotated[str, Field(max_length=140), AfterValidator(_whatsapp_recipient)]
+    # Source: WhatsApp Cloud API, send messages, Sep-2026, read 2026-11-22: a text body holds 4096 characters.
+    text: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    template: Template | None = None
+    media: Media | None = None
+    message: dict[str, JsonValue] | None = None
+    reply_to: Annotated[str, StringConstraints(pattern=r"^wamid\.[A-Za-z0-9+/=_-]{1,200}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        if sum(each is not None for each in (self.text, self.template, self.media, self.message)) != 1:
+            raise ValueError("exactly_one:text, template, media, message")
+        return self
+
+    @property
+    def recipient(self) -> str:
+        """The number in E.164 or the business-scoped user id."""
+        return self.to
+
+
+class Attachment(_Body):
+    """One file of an e-mail; `content` is base64, at most 10 MB in all for one message."""
+
+    filename: Annotated[Line, Field(max_length=240)]
+    content_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.+-]+/[A-Za-z0-9.+-]+$")] = (
+        "application/octet-stream"
+    )
+    content: Annotated[Base64Bytes, Field(max_length=10_000_000)]
+    cid: Word | None = None
+
+
+class SendEmail(Command):
+    """Send one e-mail with a text part, an HTML part or both."""
+
+    model_config = ConfigDict(populate_by_name=True, val_json_bytes="base64", ser_json_bytes="base64")
+    kind: ClassVar[str] = "send_email"
+    service: ClassVar[str] = "email"
+
+    to: Annotated[Recipients, Field(min_length=1, max_length=50)]
+    cc: Annotated[Recipients, Field(max_length=50)] = []
+    bcc: Annotated[Recipients, Field(max_length=50)] = []
+    reply_to: EmailAddress | None = None
+    from_: Annotated[EmailAddress | None, Field(alias="from")] = None
+    subject: Annotated[Line, Field(max_length=500)]
+    text: Annotated[str, Field(min_length=1, max_length=500_000)] | None = None
+    html: Annotated[str, Field(min_length=1, max_length=500_000)] | None = None
+    attachments: Annotated[list[Attachment], Field(max_length=20)] = []
+    inline: Annotated[list[Attachment], Field(max_length=20)] = []
+    headers: Annotated[dict[str, Annotated[Line, Field(max_length=500)]], Field(max_length=20)] = {}
+    unsubscribe_url: HttpUrl | None = None
+
+    @field_validator("headers")
+    @classmethod
+    def _only_extension_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(re.fullmatch(r"X-[A-Za-z0-9-]{1,60}|Feedback-ID", name) for name in value):
+            raise ValueError("header_names")
+        return value
+
+    @field_validator("inline")
+    @classmethod
+    def _inline_files_have_a_cid(cls, value: list[Attachment]) -> list[Attachment]:
+        if any(each.cid is None for each in value):
+            raise ValueError("cid")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_body(self) -> Self:
+        if self.text is None and self.html is None:
+            raise ValueError("at_least_one:text, html")
+        return self
+
+    @property
+    def recipient(self) -> str:
+        """The first address, lower-cased: one e-mail is one promise, and its first reader names it."""
+        return self.to[0].lower()
+
+
+KINDS: Mapping[str, type[Command]] = {each.kind: each for each in (CreateLead, SendWhatsApp, SendEmail)}
+
+
+def parse_command(
+    kind: str,
+    body: Mapping[str, Any],
+    *,
+    choices: Mapping[str, tuple[str, ...]],
+    now: datetime,
+    language: str = "pt",
+) -> Command:
+    """Turn a producer's body into a command.
+
+    Args:
+        kind: `create_lead`, `send_whatsapp` or `send_email`.
+        body: The producer's JSON object, `options` included.
+        choices: Values the spec allows for a field, e.g. {"interesse": ("produto_a", "produto_b")}.
+        now: The present instant, to refuse a command that has already expired.
+        language: Language of the issues, "pt" or "en".
+
+    Raises:
+        InvalidCommand: Any field is missing, wrong, too long or unknown.
+    """
+    model = KINDS.get(kind)
+    if model is None:
+        raise InvalidCommand(kind[:40], (FieldIssue("kind", issue_text("choice:" + ", ".join(KINDS), language)),))
+    try:
+        command = model.model_validate(body, context=choices)
+    except ValidationError as err:
+        raise InvalidCommand(kind, _issues(err, language)) from None  # the cause would carry the values
+    expiry = command.options.expires_at
+    if expiry is not None and expiry <= now:
+        raise InvalidCommand(kind, (FieldIssue("options.expires_at", issue_text("in_the_past", language)),))
+    _check_horizon(command, now, language)
+    return command
+
+
+def _check_horizon(command: Command, now: datetime, language: str) -> None:
+    send_at = command.options.send_at
+    if send_at is not None and send_at > now + timedelta(days=366):
+        raise InvalidCommand(command.kind, (FieldIssue("options.send_at", issue_text("too_far", language)),))
+
+
+def _issues(err: ValidationError, language: str) -> tuple[FieldIssue, ...]:
+    listed = err.errors(include_url=False, include_input=False)
+    return tuple(FieldIssue(_field_name(each["loc"]), _issue(each, language)) for each in listed[:50])
+
+
+def _field_name(loc: tuple[int | str, ...]) -> str:
+    # A field name from outside may itself be personal data or a log injection: keep what a field name can hold.
+    return re.sub(r"[^\w.@-]", "?", ".".join(str(part) for part in loc))[:80] or "body"
+
+
+def _issue(error: Mapping[str, Any], language: str) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "value_error":
+        return issue_text(str(context["error"]), language)
+    return issue_text(error["type"], language, context) or str(error["msg"])

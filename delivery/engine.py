@@ -1,0 +1,103 @@
+"""The steps of one attempt: claim, admit, call, judge, settle, tell.
+
+The engine owns no clock of its own, no connection and no thread. No database connection is held while a provider is
+called, and no exception leaves an attempt unsettled.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from config.policy import Operation, Spec
+from delivery.errors import Ambiguous, LedgerUnavailable, Permanent, ProviderError
+from delivery.judging import judge, lease
+from delivery.outcomes import Deferred, Receipt
+from delivery.ports import Claimed, Gate, Ledger, Provider, Settlement, Teller
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Carries deliveries out.
+
+    Attributes:
+        providers: One for each account, e.g. {"crm:default": ...}.
+        specs: One for each service, e.g. {"crm": ...}.
+        gates: Asked in order before a call; the first closed one defers the attempt without burning it.
+        worker: This process's name, for the attempt rows.
+        settle_waits: Pauses between tries to write an outcome while the ledger is away.
+    """
+
+    ledger: Ledger
+    providers: Mapping[str, Provider]
+    specs: Mapping[str, Spec]
+    teller: Teller
+    worker: str
+    gates: Sequence[Gate] = ()
+    rng: random.Random = field(default_factory=random.SystemRandom)
+    monotonic: Callable[[], float] = time.monotonic
+    settle_waits: Sequence[timedelta] = tuple(timedelta(seconds=each) for each in (0.2, 0.5, 1, 2, 4, 5))
+    pause: Callable[[float], None] = time.sleep
+
+    def deliver(self, ids: Sequence[UUID]) -> list[Settlement]:
+        """Attempt those of `ids` that are due and free, and return how each ended.
+
+        A delivery that another worker holds, or that is not due, is left alone and is not in the result.
+        """
+        claimed = self.ledger.claim(ids, worker=self.worker, leases=self._leases())
+        settlements = [self._attempt(each) for each in claimed]
+        settled = self._settle(settlements)
+        for each in settlements:
+            self._tell(each)
+        return [each for each in settlements if each.claimed.order.delivery_id in settled]
+
+    def _settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
+        # A receipt in hand is worth waiting for the ledger: dropping it would leave the delivery uncertain. The waits
+        # stay within the lease's margin; after that the sweep decides.
+        for wait in self.settle_waits:
+            try:
+                return self.ledger.settle(settlements)
+            except LedgerUnavailable:
+                self.pause(wait.total_seconds())
+        return self.ledger.settle(settlements)
+
+    def _leases(self) -> dict[str, timedelta]:
+        return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
+
+    def _attempt(self, claimed: Claimed) -> Settlement:
+        shut = self._admit(claimed)
+        if shut is not None:
+            return Settlement(claimed, shut)
+        started = self.monotonic()
+        end = self._call(claimed)
+        duration = timedelta(seconds=self.monotonic() - started)
+        outcome = judge(claimed, end, self._spec(claimed), rng=self.rng)
+        provider_code = end.provider_code if isinstance(end, ProviderError) else None
+        return Settlement(claimed, outcome, end.http_status, provider_code, duration)
+
+    def _admit(self, claimed: Claimed) -> Deferred | None:
+        return next((shut for gate in self.gates if (shut := gate.closed(claimed))), None)
+
+    def _call(self, claimed: Claimed) -> Receipt | ProviderError:
+        order = claimed.order
+        provider = self.providers.get(order.account)
+        if provider is None:
+            return Permanent(f"no account named {order.account} is set up here", code="misconfigured")
+        try:
+            return provider.send(order)
+        except ProviderError as err:
+            return err
+        except Exception as err:  # noqa: BLE001 - the engine's edge: an unforeseen fault after the claim is ambiguous
+            return Ambiguous(f"the provider's adapter failed with {type(err).__name__}", code="unknown")
+
+    def _tell(self, settlement: Settlement) -> None:
+        operation = self._operation(settlement.claimed)
+        self.teller.tell(settlement, method=operation.method, endpoint=operation.path)
+
+    def _spec(self, claimed: Claimed) -> Spec:
+        return self.specs[claimed.order.command.service]
+
+    def _operation(self, claimed: Claimed) -> Operation:
+        return self._spec(claimed).operations[claimed.order.command.kind]

@@ -1,0 +1,135 @@
+"""The way in: a producer's body becomes a row, a hint and an honest receipt. Every door uses this one.
+
+The row is committed before anything is answered; the hint follows, best effort.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from config.policy import Spec
+from delivery.commands import KINDS, Command, parse_command
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused
+from delivery.ids import new_id
+from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened
+from delivery.redaction import mask_recipient
+from delivery.wording import issue_text, receipt_text
+
+_SHORT_HORIZON = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The receipt a producer gets.
+
+    Attributes:
+        message: A sentence that an agent may say to the person.
+        next_step: What the producer should do: none, wait, do_not_resend, fix_fields or ask_operator.
+        expected_at: When the next attempt is due; None when nothing more will happen by itself.
+        duplicate_of: The earlier delivery that this command repeats, when the producer gave no key.
+    """
+
+    id: str
+    state: str
+    kind: str
+    account: str
+    message: str
+    next_step: str
+    expected_at: str | None
+    duplicate_of: str | None
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Accepts commands.
+
+    Attributes:
+        accounts: Known accounts, e.g. ("crm:default", "whatsapp:default").
+        same_within: A repeat without a key counts as the same command within this time.
+        key_kept: How long a producer's key is remembered; longer than any retry horizon.
+        max_bytes: Largest body, as JSON.
+    """
+
+    ledger: Ledger
+    hints: Hints
+    specs: Mapping[str, Spec]
+    accounts: tuple[str, ...]
+    same_within: timedelta = timedelta(minutes=10)
+    key_kept: timedelta = timedelta(days=7)
+    max_bytes: int = 16_000_000
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def submit(
+        self, kind: str, body: Mapping[str, Any], *, producer: str, origin: str | None = None, language: str = "pt"
+    ) -> Answer:
+        """Accept one command and return its receipt; the delivery is durable when this returns.
+
+        Args:
+            kind: `create_lead`, `send_whatsapp` or `send_email`.
+            body: The producer's JSON object, `options` included.
+            producer: Who asks; keys and repeats are counted for each producer apart.
+            origin: Id of the message that carried the command, so that a redelivery opens nothing.
+            language: "pt" or "en", for sentences.
+
+        Raises:
+            InvalidCommand: A field is missing, wrong, too long or unknown; nothing was written.
+            KeyReused: The key was used before with another body; nothing was written.
+            LedgerUnavailable: Postgres does not answer; nothing was promised.
+        """
+        command = self._parse(kind, body, language)
+        account = self._account(command, language)
+        opened = self.ledger.open([self._new(command, account, producer, origin)])[0]
+        if not opened.same_body:
+            raise KeyReused("this idempotency key was used before with another body; use a new key")
+        if opened.fresh and opened.next_at <= self.now() + _SHORT_HORIZON:
+            self.hints.send([Hint(opened.id, kind, command.options.priority)])
+        return _answer(opened, command, account, language)
+
+    def _parse(self, kind: str, body: Mapping[str, Any], language: str) -> Command:
+        if len(json.dumps(body, default=str)) > self.max_bytes:
+            raise InvalidCommand(kind[:40], (FieldIssue("body", issue_text(f"body:{self.max_bytes}", language)),))
+        model = KINDS.get(kind)
+        choices = self.specs[model.service].operations[kind].choices() if model else {}
+        return parse_command(kind, body, choices=choices, now=self.now(), language=language)
+
+    def _account(self, command: Command, language: str) -> str:
+        wanted = command.options.account or "default"
+        name = wanted if ":" in wanted else f"{command.service}:{wanted}"
+        mine = [each for each in self.accounts if each.startswith(f"{command.service}:")]
+        if name not in mine:
+            issue = issue_text("account:" + ", ".join(mine), language)
+            raise InvalidCommand(command.kind, (FieldIssue("options.account", issue),))
+        return name
+
+    def _new(self, command: Command, account: str, producer: str, origin: str | None) -> NewDelivery:
+        spec = self.specs[command.service]
+        on_uncertain = command.options.on_uncertain or spec.operations[command.kind].on_uncertain
+        return NewDelivery(
+            id=new_id(),
+            command=command,
+            account=account,
+            producer=producer,
+            recipient=mask_recipient(command.recipient),
+            key=command.options.key,
+            origin=origin,
+            key_kept=self.key_kept,
+            same_within=self.same_within,
+            expires_in=spec.expires_after,
+            hold_uncertain=on_uncertain == "hold",
+        )
+
+
+def _answer(opened: Opened, command: Command, account: str, language: str) -> Answer:
+    message, next_step = receipt_text(opened.state, language)
+    return Answer(
+        id=str(opened.id),
+        state=opened.state,
+        kind=command.kind,
+        account=account,
+        message=message,
+        next_step=next_step,
+        expected_at=opened.next_at.isoformat() if next_step == "wait" else None,
+        duplicate_of=None if opened.fresh or command.options.key else str(opened.id),
+    )

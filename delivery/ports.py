@@ -1,0 +1,230 @@
+"""What the engine needs from the world, as protocols; adapters live in `ledger`, `providers`, `tasks` and `worker`."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from delivery.commands import Command
+from delivery.outcomes import Deferred, Outcome, Receipt
+
+
+@dataclass(frozen=True)
+class Order:
+    """One attempt, as a provider sees it.
+
+    Attributes:
+        delivery_id: Ours for ever; the idempotency key, external id or opaque data on the wire.
+        account: The credentials to use, e.g. "crm:default".
+        command: What to carry out.
+        attempt: Attempts for this delivery so far, this one included.
+        accepted_at: When the command was accepted; the same on every attempt (an e-mail's Date).
+    """
+
+    delivery_id: UUID
+    account: str
+    command: Command
+    attempt: int
+    accepted_at: datetime
+
+
+class Provider(Protocol):
+    """One outside API, for one account."""
+
+    def send(self, order: Order) -> Receipt:
+        """Carry the command out once; never retries by itself.
+
+        Raises:
+            Retryable: Surely not carried out.
+            Permanent: Will never work as it is.
+            Ambiguous: May have been carried out.
+        """
+        ...
+
+    def probe(self) -> str:
+        """Check reachability and credentials without side effects; return one short fact, e.g. "token accepted".
+
+        Raises:
+            ProviderError: The API cannot be used now; the message says what to do.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NewDelivery:
+    """A checked command on its way into the ledger.
+
+    Attributes:
+        key: The producer's idempotency key; None derives one from the content, good for `same_within`.
+        origin: A second key for the message that carried the command, so that a redelivered message opens nothing.
+        recipient: The person's masked form, for people to read.
+        expires_in: Promise to try until then, counted from the first due instant.
+        hold_uncertain: True holds an uncertain delivery for a person, False sends it again once looked up.
+    """
+
+    id: UUID
+    command: Command
+    account: str
+    producer: str
+    recipient: str
+    key: str | None
+    origin: str | None
+    key_kept: timedelta
+    same_within: timedelta
+    expires_in: timedelta
+    hold_uncertain: bool
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the ledger made of a new delivery.
+
+    Attributes:
+        id: The delivery that stands for the command: the new one, or the earlier one with the same key.
+        fresh: True when a row was written.
+        same_body: False when the key was used before with another body (nothing was written).
+        state: The state of the delivery that stands.
+        next_at: When it is, or was, due.
+    """
+
+    id: UUID
+    fresh: bool
+    same_body: bool
+    state: str
+    next_at: datetime
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A delivery that this worker holds until its lease ends.
+
+    Attributes:
+        fence: Grows with every claim; a settle with an older fence changes nothing.
+        tries: Attempts spent so far for each error code, e.g. {"unavailable": 2}; this attempt not included.
+        parks: How often the delivery was put into the fallback queue.
+    """
+
+    order: Order
+    producer: str
+    fence: int
+    tries: Mapping[str, int]
+    parks: int
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """The end of one attempt, ready to be written.
+
+    Attributes:
+        duration: Time from the first byte to the verdict.
+    """
+
+    claimed: Claimed
+    outcome: Outcome
+    http_status: int | None = None
+    provider_code: str | None = None
+    duration: timedelta = timedelta()
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A delivery that some worker should look at now."""
+
+    id: UUID
+    kind: str
+    priority: str = "normal"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one sweep found.
+
+    Attributes:
+        freed: Expired leases of idempotent operations, waiting again.
+        uncertain: Expired leases whose request may have left.
+        dead: Deliveries whose workers died again and again in the attempt.
+        expired: Deliveries whose time ran out before an attempt.
+    """
+
+    freed: int = 0
+    uncertain: int = 0
+    dead: int = 0
+    expired: int = 0
+
+
+class Ledger(Protocol):
+    """The truth. Every operation takes many rows, and each is one transaction."""
+
+    def open(self, new: Sequence[NewDelivery]) -> list[Opened]:
+        """Write the deliveries whose keys are unused; answer for the rest. One result per entry, in order."""
+        ...
+
+    def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
+        """Take those of `ids` that are due and free; commits "attempt started" before it returns.
+
+        Args:
+            ids: Deliveries a hint named.
+            worker: Who takes them, for the attempt row.
+            leases: How long a claim lasts for each kind, by the database clock.
+        """
+        ...
+
+    def settle(self, settlements: Iterable[Settlement]) -> set[UUID]:
+        """Write outcomes whose fence still holds; return the ids that were changed."""
+        ...
+
+    def sweep(self, *, idempotent: Collection[str], lease_retries: int) -> Swept:
+        """Free expired leases and end what is overdue.
+
+        Args:
+            idempotent: Kinds that may be sent again without a look-up.
+            lease_retries: Expired leases of one delivery before it is dead: it may be what kills its workers.
+        """
+        ...
+
+    def due(self, *, stale: timedelta, most: int) -> list[Hint]:
+        """Return due deliveries that have no live hint, most urgent and oldest first, and mark them as hinted.
+
+        Args:
+            stale: Age after which a hint counts as lost.
+            most: At most this many.
+        """
+        ...
+
+    def drain(self, *, most: int) -> list[Hint]:
+        """Take up parked deliveries that are due, most urgent and oldest first, and mark them as hinted."""
+        ...
+
+
+class Hints(Protocol):
+    """The way a delivery id reaches a worker. Losing a hint costs time, never a delivery."""
+
+    def send(self, hints: Iterable[Hint]) -> int:
+        """Publish the hints, best effort; return how many went out. Never raises for an absent broker."""
+        ...
+
+    def backlog(self) -> int | None:
+        """Return how many hints wait for a worker, or None when the broker cannot be asked."""
+        ...
+
+
+class Gate(Protocol):
+    """Something that may stop an attempt before any byte leaves: a breaker, a limiter."""
+
+    def closed(self, claimed: Claimed) -> Deferred | None:
+        """Return why and until when the gate is closed, or None when the attempt may go."""
+        ...
+
+
+class Teller(Protocol):
+    """Where the engine tells what happened: one event for one attempt."""
+
+    def tell(self, settlement: Settlement, *, method: str, endpoint: str) -> None:
+        """Record the event. Must not raise: telling never decides a delivery.
+
+        Args:
+            method: The verb on the wire, e.g. "POST" or "SMTP".
+            endpoint: The path as the spec writes it, never with values in it.
+        """
+        ...

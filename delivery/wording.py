@@ -1,0 +1,110 @@
+"""The sentences people read, in Portuguese and English: field issues and receipts. No logic but the choice."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_ISSUES: Mapping[str, tuple[str, str]] = {
+    "missing": ("campo obrigatório", "field required"),
+    "extra_forbidden": ("campo desconhecido", "unknown field"),
+    "email": ("e-mail em formato inválido", "not a valid e-mail address"),
+    "phone": (
+        "telefone inválido; use o formato internacional, ex.: +5511999999999",
+        "not a valid phone number; use the international form, e.g. +5511999999999",
+    ),
+    "one_line": (
+        "quebras de linha e caracteres de controle não são aceitos",
+        "line breaks and control characters are not allowed",
+    ),
+    "choice": ("use um destes valores: {rest}", "use one of: {rest}"),
+    "literal_error": ("use um destes valores: {expected}", "use one of: {expected}"),
+    "exactly_one": ("informe exatamente um destes campos: {rest}", "give exactly one of: {rest}"),
+    "at_least_one": ("informe ao menos um destes campos: {rest}", "give at least one of: {rest}"),
+    "string_too_long": ("no máximo {max_length} caracteres", "at most {max_length} characters"),
+    "string_too_short": ("no mínimo {min_length} caractere(s)", "at least {min_length} character(s)"),
+    "bytes_too_long": ("no máximo {max_length} bytes", "at most {max_length} bytes"),
+    "too_long": ("no máximo {max_length} itens", "at most {max_length} items"),
+    "too_short": ("no mínimo {min_length} item(ns)", "at least {min_length} item(s)"),
+    "string_type": ("deve ser um texto", "must be text"),
+    "list_type": ("deve ser uma lista", "must be a list"),
+    "dict_type": ("deve ser um objeto", "must be an object"),
+    "model_type": ("deve ser um objeto", "must be an object"),
+    "string_pattern_mismatch": ("formato inválido", "wrong format"),
+    "header_names": ("só cabeçalhos X-... e Feedback-ID", "only X-... headers and Feedback-ID"),
+    "cid": ("cada arquivo embutido precisa de um cid", "each inline file needs a cid"),
+    "expires_before_send": ("expires_at deve vir depois de send_at", "expires_at must come after send_at"),
+    "in_the_past": ("já passou", "lies in the past"),
+    "too_far": ("no máximo 366 dias à frente", "at most 366 days ahead"),
+    "account": ("conta desconhecida; existem: {rest}", "unknown account; there are: {rest}"),
+    "body": ("corpo grande demais; no máximo {rest} bytes", "the body is too large; at most {rest} bytes"),
+}
+
+
+def issue_text(code: str, language: str, context: Mapping[str, Any] | None = None) -> str:
+    """Return one field issue as a sentence, or an empty text when the code has none.
+
+    Args:
+        code: A word of the table; what follows a colon fills `{rest}`.
+        language: "pt" or "en".
+        context: Numbers that fill the sentence, e.g. {"max_length": 100}.
+    """
+    word, _, rest = code.partition(":")
+    pair = _ISSUES.get(word)
+    if pair is None:
+        return rest or ("" if context is not None else word)
+    return pair[language == "en"].format(rest=rest, **(context or {}))
+
+
+_RECEIPTS: Mapping[str, tuple[str, str, str]] = {
+    "ready": (
+        "wait",
+        "Seus dados foram registrados e serão processados em breve.",
+        "Your data was recorded and will be processed shortly.",
+    ),
+    "waiting": (
+        "wait",
+        "Seus dados foram registrados e serão processados em breve.",
+        "Your data was recorded and will be processed shortly.",
+    ),
+    "attempting": (
+        "wait",
+        "Seu pedido está sendo processado agora.",
+        "Your request is being processed now.",
+    ),
+    "uncertain": (
+        "do_not_resend",
+        "Seu pedido foi enviado e estamos confirmando se chegou. Não é preciso enviar de novo.",
+        "Your request was sent and we are confirming that it arrived. There is no need to send it again.",
+    ),
+    "succeeded": (
+        "none",
+        "Seu pedido foi concluído.",
+        "Your request was carried out.",
+    ),
+    "held": (
+        "ask_operator",
+        "Seu pedido está registrado e aguarda a nossa equipe.",
+        "Your request is recorded and waits for our team.",
+    ),
+    "dead": (
+        "ask_operator",
+        "Não conseguimos concluir o seu pedido; a nossa equipe foi avisada.",
+        "We could not carry out your request; our team has been told.",
+    ),
+    "canceled": ("none", "O pedido foi cancelado.", "The request was canceled."),
+    "expired": (
+        "ask_operator",
+        "O prazo do pedido terminou antes da entrega.",
+        "The request expired before it could be delivered.",
+    ),
+}
+
+
+def receipt_text(state: str, language: str) -> tuple[str, str]:
+    """Return the sentence for a person and the producer's next step.
+
+    Args:
+        state: A delivery state.
+        language: "pt" or "en".
+    """
+    next_step, portuguese, english = _RECEIPTS[state]
+    return (english if language == "en" else portuguese), next_step

@@ -1,0 +1,177 @@
+"""The tables. `deliveries` is narrow and hot; everything long, sealed or rarely read stands beside it."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+STATES = (
+    "ready",
+    "attempting",
+    "waiting",
+    "uncertain",
+    "held",
+    "succeeded",
+    "dead",
+    "canceled",
+    "expired",
+)
+OPEN_STATES = ("ready", "attempting", "waiting", "uncertain", "held")
+PRIORITIES = ("high", "normal", "low")
+
+_Instant = DateTime(timezone=True)
+_now = text("now()")
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("producer", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False, comment="position in PRIORITIES; 0 is the most urgent"),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("tries", JSONB, nullable=False, server_default="{}", comment="attempts spent, by error code"),
+    Column("parks", SmallInteger, nullable=False, server_default="0", comment="times in the fallback queue"),
+    Column("lease_until", _Instant),
+    Column("next_at", _Instant, nullable=False, server_default=_now),
+    Column("hinted_at", _Instant, comment="when a worker was, or will be, told to look"),
+    Column("expires_at", _Instant, nullable=False),
+    Column("created_at", _Instant, nullable=False, server_default=_now),
+    Column("settled_at", _Instant),
+    Column("uncertain_since", _Instant),
+    Column("hold_uncertain", SmallInteger, nullable=False, comment="1 holds an uncertain delivery for a person"),
+    Column("order_key", Text),
+    Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
+    Column("recipient", Text, nullable=False, comment="masked, for people to read"),
+    Column("progress", Text),
+    Column("receipt", Text, comment="the provider's own id"),
+    Column("code", Text, comment="stable word for the last outcome"),
+    Column("reason", Text),
+    Column("replay_of", UUID(as_uuid=True)),
+    CheckConstraint("state in ('" + "','".join(STATES) + "')", name="state"),
+    CheckConstraint("(state = 'attempting') = (lease_until is not null)", name="lease"),
+    # Every transition rewrites a row; free room on the page keeps the update on it (HOT) and the indexes small.
+    postgresql_with={"fillfactor": "75"},
+)
+
+# Partial indexes on open states only: the hot paths stay small however many deliveries are settled.
+Index(
+    "ix_deliveries_due",
+    deliveries.c.priority,
+    deliveries.c.next_at,
+    postgresql_where=text("state in ('ready', 'waiting')"),
+)
+Index("ix_deliveries_expiry", deliveries.c.expires_at, postgresql_where=text("state in ('ready', 'waiting')"))
+Index("ix_deliveries_lease", deliveries.c.lease_until, postgresql_where=text("state = 'attempting'"))
+Index("ix_deliveries_uncertain", deliveries.c.uncertain_since, postgresql_where=text("state = 'uncertain'"))
+Index(
+    "ix_deliveries_asks_person",
+    deliveries.c.account,
+    deliveries.c.id,
+    postgresql_where=text("state in ('dead', 'held')"),
+)
+Index("ix_deliveries_person", deliveries.c.person)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("delivery_id", UUID(as_uuid=True), ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("body", LargeBinary, nullable=False, comment="the command, sealed with the person's data key"),
+)
+
+people = Table(
+    "people",
+    metadata,
+    Column("person", LargeBinary, primary_key=True, comment="keyed hash of the recipient"),
+    Column("data_key", LargeBinary, nullable=False, comment="wrapped by a master key; deleting it erases the person"),
+    Column("created_at", _Instant, nullable=False, server_default=_now),
+)
+
+vault = Table(
+    "vault",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False, comment="wrapped by a master key"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("delivery_id", UUID(as_uuid=True), ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("fence", Integer, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("started_at", _Instant, nullable=False),
+    Column("ended_at", _Instant),
+    Column("outcome", Text),
+    Column("code", Text),
+    Column("http_status", SmallInteger),
+    Column("provider_code", Text),
+    Column("duration_ms", Integer),
+    Column("wait_s", Integer, comment="seconds until the next attempt"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("producer", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_hash", LargeBinary, nullable=False),
+    Column("delivery_id", UUID(as_uuid=True), nullable=False),
+    Column("kept_until", _Instant, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("held_reason", Text, comment="why deliveries of this account wait for a person; null when it works"),
+    Column("held_at", _Instant),
+    Column("health", Text, comment="ok or the error code of the last probe"),
+    Column("health_note", Text),
+    Column("probed_at", _Instant),
+)
+
+ticks = Table(
+    "ticks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("at", _Instant, nullable=False, comment="when the task last ran to its end"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("at", _Instant, nullable=False, server_default=_now),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("delivery_id", UUID(as_uuid=True)),
+    Column("account", Text),
+    Column("reason", Text),
+)
+Index("ix_audit_delivery_id", audit.c.delivery_id)

@@ -1,0 +1,214 @@
+"""What people and audits read from the ledger. Never opens a payload: recipients come masked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine, Row, func, select, text
+
+from ledger.database import transaction
+from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, ticks
+
+_ORPHANS = text("""
+    SELECT
+      (SELECT count(*) FROM audit WHERE action = 'accepted') AS accepted,
+      (SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT FROM audit a
+         WHERE a.delivery_id = d.id AND a.action = 'accepted')) AS unaccepted,
+      (SELECT count(*) FROM audit a WHERE a.action = 'accepted' AND NOT EXISTS (SELECT FROM deliveries d
+         WHERE d.id = a.delivery_id)) AS vanished,
+      (SELECT count(*) FROM deliveries WHERE state = 'attempting' AND lease_until < now() - interval '60 seconds')
+         AS stranded,
+      (SELECT count(*) FROM deliveries WHERE state = 'succeeded' AND receipt IS NULL) AS without_receipt,
+      (SELECT count(*) FROM attempts a JOIN deliveries d ON d.id = a.delivery_id
+         WHERE a.ended_at IS NULL AND d.state <> 'attempting') AS unended,
+      (SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE outcome = 'succeeded'
+         GROUP BY delivery_id HAVING count(*) > 1) twice) AS succeeded_twice
+""")
+_OLDEST_DUE = text("""
+    SELECT extract(epoch FROM now() - min(next_at))::float8 FROM deliveries
+    WHERE state IN ('ready', 'waiting') AND next_at <= now()
+""")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One line of a delivery's timeline; times in UTC, `wait_s` seconds until the next attempt."""
+
+    n: int
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    code: str | None
+    http_status: int | None
+    provider_code: str | None
+    duration_ms: int | None
+    wait_s: int | None
+    worker: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A delivery as a person may see it."""
+
+    id: UUID
+    kind: str
+    account: str
+    producer: str
+    state: str
+    progress: str | None
+    priority: str
+    recipient: str
+    attempts: int
+    parks: int
+    code: str | None
+    reason: str | None
+    receipt: str | None
+    created_at: datetime
+    next_at: datetime | None
+    expires_at: datetime
+    settled_at: datetime | None
+    timeline: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account's standing: why it is held, and what the last probe found."""
+
+    name: str
+    held_reason: str | None
+    health: str | None
+    health_note: str | None
+    probed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The never-lost audit.
+
+    Attributes:
+        accepted: Commands accepted, counted from the audit trail and not from the deliveries.
+        states: Deliveries in each state.
+        faults: What does not add up, as a count for each kind of fault; empty when all is well.
+    """
+
+    accepted: int
+    states: Mapping[str, int]
+    faults: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Reads the ledger for people, audits and metrics."""
+
+    engine: Engine
+
+    def find(self, delivery_id: UUID) -> Delivery | None:
+        """Return one delivery with its timeline, or None."""
+        with transaction(self.engine) as connection:
+            row = connection.execute(select(deliveries).where(deliveries.c.id == delivery_id)).one_or_none()
+            if row is None:
+                return None
+            lines = select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.n)
+            return _delivery(row, tuple(_attempt(each) for each in connection.execute(lines)))
+
+    def search(
+        self,
+        *,
+        states: tuple[str, ...] = (),
+        kind: str | None = None,
+        account: str | None = None,
+        before: UUID | None = None,
+        most: int = 50,
+    ) -> list[Delivery]:
+        """Return deliveries, newest first.
+
+        Args:
+            states: Only these; every state when empty.
+            before: Cursor: only deliveries older than this id.
+        """
+        query = select(deliveries).order_by(deliveries.c.id.desc()).limit(most)
+        if states:
+            query = query.where(deliveries.c.state.in_(states))
+        if kind:
+            query = query.where(deliveries.c.kind == kind)
+        if account:
+            query = query.where(deliveries.c.account == account)
+        if before:
+            query = query.where(deliveries.c.id < before)
+        with transaction(self.engine) as connection:
+            return [_delivery(row) for row in connection.execute(query)]
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how many deliveries there are for each (state, kind)."""
+        query = select(deliveries.c.state, deliveries.c.kind, func.count()).group_by(
+            deliveries.c.state, deliveries.c.kind
+        )
+        with transaction(self.engine) as connection:
+            return {(state, kind): n for state, kind, n in connection.execute(query)}
+
+    def oldest_due(self) -> timedelta:
+        """Return for how long the longest-waiting due delivery has been due; zero when none is."""
+        with transaction(self.engine) as connection:
+            return timedelta(seconds=connection.scalar(_OLDEST_DUE) or 0.0)
+
+    def last_tick(self, name: str) -> datetime | None:
+        """Return when a task of beat's last ran to its end, or None."""
+        with transaction(self.engine) as connection:
+            return connection.scalar(select(ticks.c.at).where(ticks.c.name == name))
+
+    def accounts(self) -> list[Account]:
+        """Return every account the ledger has heard of."""
+        query = select(accounts).order_by(accounts.c.name)
+        with transaction(self.engine) as connection:
+            rows = connection.execute(query)
+            return [Account(r.name, r.held_reason, r.health, r.health_note, r.probed_at) for r in rows]
+
+    def verify(self) -> Verdict:
+        """Audit the promise: accepted = succeeded + open + dead + canceled + expired, and every row is sound."""
+        with transaction(self.engine) as connection:
+            facts = dict(connection.execute(_ORPHANS).one()._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+            by_state = select(deliveries.c.state, func.count().label("n")).group_by(deliveries.c.state)
+            found = {row.state: row.n for row in connection.execute(by_state)}
+        accepted = facts.pop("accepted")
+        states = {state: found.get(state, 0) for state in STATES}
+        return Verdict(accepted, states, {name: n for name, n in facts.items() if n})
+
+
+def _delivery(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
+    return Delivery(
+        id=row.id,
+        kind=row.kind,
+        account=row.account,
+        producer=row.producer,
+        state=row.state,
+        progress=row.progress,
+        priority=PRIORITIES[row.priority],
+        recipient=row.recipient,
+        attempts=row.attempts,
+        parks=row.parks,
+        code=row.code,
+        reason=row.reason,
+        receipt=row.receipt,
+        created_at=row.created_at,
+        next_at=row.next_at if row.state in OPEN_STATES else None,
+        expires_at=row.expires_at,
+        settled_at=row.settled_at,
+        timeline=timeline,
+    )
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    return Attempt(
+        n=row.n,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        outcome=row.outcome,
+        code=row.code,
+        http_status=row.http_status,
+        provider_code=row.provider_code,
+        duration_ms=row.duration_ms,
+        wait_s=row.wait_s,
+        worker=row.worker,
+    )

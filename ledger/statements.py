@@ -1,0 +1,201 @@
+"""The statements of the hot path. Each takes arrays, so that many rows cost little more than one.
+
+Every change is a compare-and-set on state and fence, and writes its attempt or audit row in the same transaction.
+"""
+
+from sqlalchemy import text
+
+KEEP_KEYS = text("""
+    INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
+    SELECT producer, key, body_hash, id, now() + kept_s * interval '1 second'
+    FROM unnest(CAST(:producers AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:ids AS uuid[]),
+                CAST(:kept AS float8[])) AS new (producer, key, body_hash, id, kept_s)
+    ORDER BY producer, key
+    ON CONFLICT (producer, key) DO UPDATE
+       SET body_hash = excluded.body_hash, delivery_id = excluded.delivery_id, kept_until = excluded.kept_until
+     WHERE i.kept_until <= now()
+    RETURNING i.producer, i.key
+""")
+
+FIND_KEYS = text("""
+    SELECT i.producer, i.key, i.body_hash, d.id, d.state, d.next_at
+    FROM idempotency i JOIN deliveries d ON d.id = i.delivery_id
+    JOIN unnest(CAST(:producers AS text[]), CAST(:keys AS text[])) AS wanted (producer, key)
+      ON wanted.producer = i.producer AND wanted.key = i.key
+""")
+
+POINT_KEYS = text("""
+    UPDATE idempotency i SET delivery_id = new.id
+    FROM unnest(CAST(:producers AS text[]), CAST(:keys AS text[]), CAST(:ids AS uuid[])) AS new (producer, key, id)
+    WHERE i.producer = new.producer AND i.key = new.key
+""")
+
+OPEN = text("""
+    WITH new AS (
+      SELECT * FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:kinds AS text[]), CAST(:accounts AS text[]), CAST(:producers AS text[]),
+        CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
+        CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
+        CAST(:recipients AS text[]), CAST(:bodies AS bytea[])
+      ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body)
+    ), opened AS (
+      INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
+                              hold_uncertain, person, recipient)
+      SELECT id, kind, account, producer, priority,
+             CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
+             greatest(send_at, now()),
+             CASE WHEN send_at > now() THEN NULL ELSE now() END,
+             coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
+             hold, person, recipient
+      FROM new
+      RETURNING id, state, next_at, producer
+    ), sealed AS (
+      INSERT INTO payloads (delivery_id, body) SELECT id, body FROM new
+    ), written AS (
+      INSERT INTO audit (actor, action, delivery_id) SELECT producer, 'accepted', id FROM opened
+    )
+    SELECT id, state, next_at FROM opened
+""")
+
+# A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called.
+CLAIM = text("""
+    WITH picked AS (
+      SELECT d.id, a.held_reason
+      FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
+      WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
+        AND d.next_at <= now() AND d.expires_at > now()
+      FOR UPDATE OF d SKIP LOCKED
+    ), shelved AS (
+      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = p.held_reason
+      FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL
+      RETURNING d.id, d.account, d.reason
+    ), noted AS (
+      INSERT INTO audit (actor, action, delivery_id, account, reason)
+      SELECT :worker, 'held', id, account, reason FROM shelved
+    ), taken AS (
+      UPDATE deliveries d
+         SET state = 'attempting', fence = d.fence + 1, attempts = d.attempts + 1,
+             lease_until = now() + lease.seconds * interval '1 second'
+      FROM picked p, unnest(CAST(:kinds AS text[]), CAST(:leases AS float8[])) AS lease (kind, seconds)
+      WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
+      RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person
+    ), begun AS (
+      INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
+      SELECT id, attempts, fence, :worker, now() FROM taken
+    )
+    SELECT taken.*, payloads.body, people.data_key
+    FROM taken LEFT JOIN payloads ON payloads.delivery_id = taken.id LEFT JOIN people ON people.person = taken.person
+""")
+
+# A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
+# the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
+SETTLE = text("""
+    WITH ended AS (
+      SELECT * FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),
+        CAST(:codes AS text[]), CAST(:reasons AS text[]), CAST(:waits AS float8[]), CAST(:parked AS bool[]),
+        CAST(:burned AS bool[]), CAST(:receipts AS text[]), CAST(:statuses AS int[]),
+        CAST(:provider_codes AS text[]), CAST(:durations AS float8[])
+      ) AS ended (id, fence, state, outcome, code, reason, wait_s, parked, burned, receipt, http_status,
+                  provider_code, duration_ms)
+    ), changed AS (
+      UPDATE deliveries d
+         SET state = e.state, lease_until = NULL, code = e.code, reason = e.reason,
+             receipt = coalesce(e.receipt, d.receipt),
+             progress = CASE WHEN e.state = 'succeeded' THEN 'sent' ELSE d.progress END,
+             next_at = now() + coalesce(e.wait_s, 0) * interval '1 second',
+             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND e.wait_s <= :short_s
+                              THEN now() + e.wait_s * interval '1 second' END,
+             parks = d.parks + e.parked::int,
+             attempts = d.attempts - (NOT e.burned)::int,
+             tries = CASE WHEN e.state = 'waiting' AND e.burned
+                          THEN jsonb_set(d.tries, ARRAY[e.code], to_jsonb(coalesce((d.tries ->> e.code)::int, 0) + 1))
+                          ELSE d.tries END,
+             uncertain_since = CASE WHEN e.state = 'uncertain' THEN now() END,
+             settled_at = CASE WHEN e.state IN ('succeeded', 'dead') THEN now() END
+      FROM ended e
+      WHERE d.id = e.id AND d.fence = e.fence
+        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready')))
+      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason
+    ), closed AS (
+      UPDATE attempts a
+         SET ended_at = now(), outcome = e.outcome, code = e.code, http_status = e.http_status,
+             provider_code = e.provider_code, duration_ms = e.duration_ms, wait_s = e.wait_s
+      FROM ended e JOIN changed c ON c.id = e.id
+      WHERE a.delivery_id = e.id AND a.fence = e.fence AND e.burned
+    ), undone AS (
+      DELETE FROM attempts a USING changed c WHERE a.delivery_id = c.id AND a.fence = c.fence AND NOT c.burned
+    ), shut AS (
+      INSERT INTO accounts AS acc (name, held_reason, held_at)
+      SELECT account, min(reason), now() FROM changed WHERE state = 'held' GROUP BY account
+      ON CONFLICT (name) DO UPDATE
+         SET held_reason = coalesce(acc.held_reason, excluded.held_reason),
+             held_at = coalesce(acc.held_at, excluded.held_at)
+    )
+    SELECT id FROM changed
+""")
+
+FREE_LEASES = text("""
+    WITH lost AS (
+      SELECT id FROM deliveries WHERE state = 'attempting' AND lease_until < now()
+      ORDER BY lease_until LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), freed AS (
+      UPDATE deliveries d
+         SET lease_until = NULL, next_at = now(), hinted_at = NULL, code = 'lease_lost',
+             reason = 'the worker that held this delivery stopped answering during the attempt',
+             tries = jsonb_set(d.tries, '{lease_lost}', to_jsonb(coalesce((d.tries ->> 'lease_lost')::int, 0) + 1)),
+             state = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN 'uncertain'
+                          WHEN coalesce((d.tries ->> 'lease_lost')::int, 0) >= :retries THEN 'dead'
+                          ELSE 'waiting' END,
+             uncertain_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN now() END
+      FROM lost WHERE d.id = lost.id
+      RETURNING d.id, d.fence, d.state
+    ), closed AS (
+      UPDATE attempts a
+         SET ended_at = now(), code = 'lease_lost',
+             outcome = CASE f.state WHEN 'waiting' THEN 'deferred' WHEN 'dead' THEN 'rejected' ELSE f.state END
+      FROM freed f WHERE a.delivery_id = f.id AND a.fence = f.fence
+    )
+    SELECT state, count(*) AS n FROM freed GROUP BY state
+""")
+
+EXPIRE = text("""
+    WITH late AS (
+      SELECT id FROM deliveries WHERE state IN ('ready', 'waiting') AND expires_at <= now()
+      ORDER BY expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ), ended AS (
+      UPDATE deliveries d
+         SET state = CASE WHEN d.attempts = 0 THEN 'expired' ELSE 'dead' END,
+             reason = CASE WHEN d.attempts = 0 THEN 'its time ran out before an attempt was possible'
+                           ELSE 'its time ran out in the fallback queue; last: ' || coalesce(d.reason, 'nothing said') END,
+             code = coalesce(d.code, 'expired'), settled_at = now()
+      FROM late WHERE d.id = late.id
+      RETURNING d.id, d.state, d.reason
+    ), written AS (
+      INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'sweep', state, id, reason FROM ended
+    )
+    SELECT state, count(*) AS n FROM ended GROUP BY state
+""")
+
+# Parked deliveries come back through DRAIN alone, at its pace; a lost hint of one that was drained is found here.
+DUE = text("""
+    WITH picked AS (
+      SELECT id FROM deliveries
+      WHERE state IN ('ready', 'waiting') AND next_at <= now() AND expires_at > now()
+        AND (hinted_at IS NULL OR hinted_at < now() - :stale_s * interval '1 second')
+        AND (state = 'ready' OR parks = 0)
+      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
+    RETURNING d.id, d.kind, d.priority, d.next_at
+""")
+
+DRAIN = text("""
+    WITH picked AS (
+      SELECT id FROM deliveries
+      WHERE state = 'waiting' AND parks > 0 AND next_at <= now() AND expires_at > now()
+      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
+    RETURNING d.id, d.kind, d.priority, d.next_at
+""")

@@ -1,0 +1,320 @@
+"""Proof of who we are: a fixed key, or a token that is fetched, shared and renewed ahead of its end.
+
+Owns one token for one account. It fetches as seldom as it can, since every fetch may count against a quota, and it
+keeps working without Redis, which only spares fetches. A token or secret never stands in an error, a `repr` or a log.
+
+Source: RFC 6749, The OAuth 2.0 Authorization Framework, sections 4.4 and 5, read 2026-11-22.
+"""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, NoReturn, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from redis import Redis
+
+from config.policy import Timeouts
+from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
+from providers.http import Answer, HttpClient
+from providers.token_shelf import Token, TokenShelf, is_sendable
+
+_WORD = re.compile(r"[a-z_]{1,40}")
+# A renewal ahead of its time that fails is tried again after this, while the old token still serves.
+_RENEWAL_PAUSE = timedelta(seconds=30)
+_LOOK_EVERY = timedelta(milliseconds=50)
+
+
+class Credentials(Protocol):
+    """What a provider needs to know about proving who we are."""
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers that prove it.
+
+        Raises:
+            Retryable: No token now; the request that needs it was surely not sent.
+            Permanent: The account's credentials are refused.
+        """
+        ...
+
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """Learn that the API answered 401 to these headers, so that the next ones are better if they can be.
+
+        Raises:
+            Retryable: As `headers`.
+            Permanent: As `headers`.
+        """
+        ...
+
+
+class ApiKey:
+    """A fixed key in a header. It cannot be renewed: only an operator can replace it.
+
+    Args:
+        key: The secret.
+        header: Where it goes, e.g. "X-API-Key".
+        scheme: What stands before it, e.g. "Bearer ".
+
+    Raises:
+        Permanent: The key holds a character that no header can carry.
+    """
+
+    def __init__(self, key: SecretStr | str, *, header: str = "X-API-Key", scheme: str = "") -> None:
+        text = _revealed(key)
+        if not is_sendable(text):
+            message = f"the key for {header} is empty or holds a space or control character; set it again"
+            raise Permanent(message, code="unauthorized")
+        self._headers = {header: scheme + text}
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the header with the key."""
+        return self._headers
+
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """Do nothing: there is no other key."""
+
+
+@dataclass(frozen=True)
+class ClientCredentials:
+    """Who we are at a token endpoint, for the grant `client_credentials`.
+
+    Attributes:
+        token_url: Absolute, without query.
+        scope: Sent when set.
+        default_life: How long a token lives when the answer does not say.
+    """
+
+    token_url: str
+    client_id: str
+    client_secret: SecretStr
+    scope: str | None = None
+    default_life: timedelta = timedelta(hours=1)
+
+    def form(self) -> Mapping[str, str]:
+        """Return the form that asks for a token; it holds the secret."""
+        names = {"client_id": self.client_id, "client_secret": self.client_secret.get_secret_value()}
+        scope = {"scope": self.scope} if self.scope else {}
+        return {"grant_type": "client_credentials", **names, **scope}
+
+    def mark(self) -> str:
+        """Return a short mark that tells tokens of other credentials apart; reveals nothing."""
+        text = "\n".join((self.token_url, self.client_id, self.scope or ""))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class TokenSource:
+    """One bearer token, shared by the threads of this process and, through Redis, by every worker.
+
+    Args:
+        service: Names the token in Redis, `api:{service}:token`, e.g. "crm".
+        credentials: Who we are.
+        http: The pooled session.
+        timeouts: Of one call to the token endpoint. Others wait for that call no longer than its total.
+        margin: How long before the end of a token of some life to renew it; never more than half of that life counts,
+            or a short token would be fetched at every call.
+        redis: Where workers share the token; None when there is no such place.
+        seal: Encrypts the token for Redis.
+        unseal: Opens what `seal` closed; raises ValueError or InvalidTag for anything else.
+        wall: Seconds since 1970, for the times that workers share.
+        ticks: A monotonic clock, for the times of this process.
+        pause: Waits the seconds it is given, while another worker fetches.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a shared token stands on, all by name
+        self,
+        *,
+        service: str,
+        credentials: ClientCredentials,
+        http: HttpClient,
+        timeouts: Timeouts,
+        margin: Callable[[timedelta], timedelta],
+        redis: Redis | None,
+        seal: Callable[[bytes], bytes],
+        unseal: Callable[[bytes], bytes],
+        wall: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._http = http
+        self._timeouts = timeouts
+        self._margin = margin
+        self._shelf = TokenShelf(redis, service, credentials.mark(), seal, unseal)
+        self._wall = wall
+        self._ticks = ticks
+        self._pause = pause or threading.Event().wait
+        self._one_at_a_time = threading.Lock()
+        self._held: Token | None = None
+        self._failure: tuple[float, ProviderError] | None = None
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the `Authorization` header."""
+        return {"Authorization": f"Bearer {self.token()}"}
+
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """Renew the token that these headers carried."""
+        self.renew(headers["Authorization"].removeprefix("Bearer "))
+
+    def token(self) -> str:
+        """Return a token that is not near its end.
+
+        Raises:
+            Retryable: The token endpoint cannot give one now: "not_sent", "unavailable" or "rate_limited".
+            Permanent: It refuses us: "unauthorized"; or cannot be used: "certificate", "misconfigured".
+        """
+        held = self._held
+        if held is not None and self._ticks() < held.renew_at:
+            return held.text
+        return self._single_flight(failed=None)
+
+    def renew(self, failed: str) -> str:
+        """Return a token that is not `failed`; fetches only while the shared token is still the failed one.
+
+        Raises:
+            Retryable: As `token`.
+            Permanent: As `token`.
+        """
+        return self._single_flight(failed=failed)
+
+    def _single_flight(self, *, failed: str | None) -> str:
+        asked_at = self._ticks()
+        if not self._one_at_a_time.acquire(timeout=2 * self._timeouts.total_s):
+            raise Retryable("no token yet: another thread is still asking for one; try again", code="unavailable")
+        try:
+            held = self._held
+            if held is not None and held.text != failed and self._ticks() < held.renew_at:
+                return held.text
+            self._share_failure(asked_at)
+            return self._obtain(failed)
+        finally:
+            self._one_at_a_time.release()
+
+    def _share_failure(self, asked_at: float) -> None:
+        # Those who waited for a call that failed get its verdict: asking in turn would add their time-outs up.
+        if self._failure is not None and self._failure[0] > asked_at:
+            err = self._failure[1]
+            raise type(err)(str(err), code=err.code, retry_after=err.retry_after, http_status=err.http_status)
+
+    def _obtain(self, failed: str | None) -> str:
+        try:
+            fresh = self._shared(failed) or self._fetch_for_all(failed)
+        except ProviderError as err:
+            return self._stay_with_the_old(err, failed)
+        self._held = fresh
+        return fresh.text
+
+    def _stay_with_the_old(self, err: ProviderError, failed: str | None) -> str:
+        held, now = self._held, self._ticks()
+        if isinstance(err, Retryable) and held is not None and held.text != failed and now < held.dies_at:
+            pause_s = _RENEWAL_PAUSE.total_seconds()
+            self._held = Token(held.text, min(now + pause_s, held.dies_at), held.dies_at)
+            return held.text
+        self._failure = (now, err)
+        raise err
+
+    def _shared(self, failed: str | None) -> Token | None:
+        found = self._shelf.read()
+        if found is None or found.text == failed or self._wall() >= found.renew_at:
+            return None
+        return found.moved(self._ticks() - self._wall())
+
+    def _fetch_for_all(self, failed: str | None) -> Token:
+        """Fetch under the lock of the cluster; who does not get it waits for the token of who did."""
+        holder = self._shelf.lock(timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE)
+        if holder is None:
+            return self._wait_for_another(failed) or self._fetch()
+        try:
+            return self._shared(failed) or self._fetch()
+        finally:
+            self._shelf.unlock(holder)
+
+    def _wait_for_another(self, failed: str | None) -> Token | None:
+        # A wait inside a worker's slot is wrong as a rule; here it is one short call of another worker, and coming
+        # back later would burn an attempt of every delivery that meets it.
+        looks = int(self._timeouts.total_s / _LOOK_EVERY.total_seconds())
+        for _ in range(looks):
+            self._pause(_LOOK_EVERY.total_seconds())
+            found = self._shared(failed)
+            if found is not None or not self._shelf.is_locked():
+                return found
+        return None
+
+    def _fetch(self) -> Token:
+        started_at, began_at = self._wall(), self._ticks()
+        text, life = _token_in(self._ask(), self._credentials, datetime.fromtimestamp(started_at, UTC))
+        fresh_for = life - min(self._margin(life), life / 2)
+        # Counted from the start of the request: the token was made somewhere between then and the answer.
+        token = Token(text, fresh_for.total_seconds(), life.total_seconds())
+        self._shelf.write(token.moved(started_at), keep_for=fresh_for)
+        return token.moved(began_at)
+
+    def _ask(self) -> Answer:
+        url = self._credentials.token_url
+        try:
+            return self._http.call(
+                "POST",
+                url,
+                route=urlsplit(url).path,
+                timeouts=self._timeouts,
+                headers={"Accept": "application/json"},
+                form=self._credentials.form(),
+                max_bytes=65_536,
+            )
+        except Ambiguous as err:
+            # Lost is the answer of the token endpoint; the request that needs the token was surely not sent.
+            message = f"{_where(self._credentials)}: no token, its answer was lost; it will be asked again"
+            raise Retryable(message, code="not_sent", http_status=err.http_status) from err
+
+
+def _token_in(answer: Answer, credentials: ClientCredentials, now: datetime) -> tuple[str, timedelta]:
+    found = answer.json()
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        _refuse(answer, credentials, now)
+    text, kind = found.get("access_token"), str(found.get("token_type", "bearer"))
+    if not isinstance(text, str) or not is_sendable(text) or kind.lower() != "bearer":
+        message = f"{_where(credentials)}: answered {answer.status} without a bearer token; check the token URL"
+        raise Retryable(message, code="unavailable", http_status=answer.status)
+    return text, _life(found.get("expires_in")) or credentials.default_life
+
+
+def _life(expires_in: object) -> timedelta | None:
+    try:
+        seconds = float(expires_in) if isinstance(expires_in, int | float | str) else 0.0
+        return timedelta(seconds=seconds) if seconds > 0 else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _refuse(answer: Answer, credentials: ClientCredentials, now: datetime) -> NoReturn:
+    word = _error_word(answer.json())
+    where = f"{_where(credentials)}: no token ({answer.status} {word})".replace(" )", ")")
+    facts: dict[str, Any] = {"http_status": answer.status, "provider_code": word or None}
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        code = "rate_limited" if answer.status == HTTPStatus.TOO_MANY_REQUESTS else "unavailable"
+        asked = answer.retry_after(now)
+        raise Retryable(f"{where}; it will be asked again", code=code, retry_after=asked, **facts)
+    if answer.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}:
+        raise Retryable(f"{where}; it will be asked again", code="unavailable", **facts)
+    if word or answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        raise Permanent(f"{where}; check client id, secret and scope", code="unauthorized", **facts)
+    raise Permanent(f"{where}; check the token URL", code="misconfigured", **facts)
+
+
+def _error_word(found: Mapping[str, Any]) -> str:
+    word = found.get("error")
+    return word if isinstance(word, str) and _WORD.fullmatch(word) else ""
+
+
+def _where(credentials: ClientCredentials) -> str:
+    parts = urlsplit(credentials.token_url)
+    return f"POST {parts.hostname}{parts.path}"
+
+
+def _revealed(secret: SecretStr | str) -> str:
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret

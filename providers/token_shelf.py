@@ -1,0 +1,116 @@
+"""Where workers share one token: sealed, in Redis, gone before the token dies.
+
+Owns the key, the lock beside it and the sealed form. It never fails because of Redis: without it nothing is shared,
+and every process fetches for itself.
+"""
+
+import base64
+import json
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from cryptography.exceptions import InvalidTag
+from redis import Redis, RedisError
+
+# What a header can carry as one word. Source: RFC 6750, section 2.1, read 2026-11-22.
+_SENDABLE = re.compile(r"[\x21-\x7e]{1,16384}")
+_UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+
+def is_sendable(secret: str) -> bool:
+    """Tell whether a header can carry this key or token."""
+    return _SENDABLE.fullmatch(secret) is not None
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token and its times, in seconds of the clock of its holder: the wall clock in Redis, else the monotonic."""
+
+    text: str = field(repr=False)
+    renew_at: float
+    dies_at: float
+
+    def moved(self, by: float) -> "Token":
+        """Return the same token by a clock that shows `by` seconds more."""
+        return Token(self.text, self.renew_at + by, self.dies_at + by)
+
+
+class TokenShelf:
+    """One token of one service, for all workers.
+
+    Args:
+        redis: None when workers have no place to share.
+        service: Names the key, `api:{service}:token`.
+        mark: Tells our token from one that was fetched with other credentials.
+        seal: Encrypts the token.
+        unseal: Opens what `seal` closed; raises ValueError or InvalidTag for anything else.
+    """
+
+    def __init__(
+        self,
+        redis: Redis | None,
+        service: str,
+        mark: str,
+        seal: Callable[[bytes], bytes],
+        unseal: Callable[[bytes], bytes],
+    ) -> None:
+        self._redis = redis
+        self._key = f"api:{service}:token"
+        self._lock_key = f"{self._key}:lock"
+        self._mark = mark
+        self._seal = seal
+        self._unseal = unseal
+
+    def read(self) -> Token | None:
+        """Return the shared token, None when there is none that is ours and whole."""
+        try:
+            kept = self._redis.get(self._key) if self._redis else None
+        except RedisError:
+            return None
+        return self._opened(kept) if kept else None
+
+    def _opened(self, kept: bytes | str) -> Token | None:
+        try:
+            value = json.loads(self._unseal(base64.b64decode(kept, validate=True)))
+            if value["for"] != self._mark or not is_sendable(value["token"]):
+                return None
+            return Token(value["token"], float(value["renew_at"]), float(value["expires_at"]))
+        except (ValueError, KeyError, TypeError, InvalidTag):
+            return None
+
+    def write(self, token: Token, *, keep_for: timedelta) -> None:
+        """Share a token, times by the wall clock."""
+        value = {"for": self._mark, "token": token.text, "renew_at": token.renew_at, "expires_at": token.dies_at}
+        sealed = base64.b64encode(self._seal(json.dumps(value).encode()))
+        try:
+            if self._redis:
+                self._redis.set(self._key, sealed, px=max(keep_for, timedelta(milliseconds=1)))
+        except RedisError:
+            return
+
+    def lock(self, keep_for: timedelta) -> str | None:
+        """Return the proof that we may fetch, None while another does. Without Redis every process may."""
+        holder = secrets.token_hex(16)
+        try:
+            taken = self._redis.set(self._lock_key, holder, nx=True, px=keep_for) if self._redis else True
+        except RedisError:
+            return holder
+        return holder if taken else None
+
+    def is_locked(self) -> bool:
+        """Tell whether somebody still fetches."""
+        try:
+            return bool(self._redis and self._redis.exists(self._lock_key))
+        except RedisError:
+            return False
+
+    def unlock(self, holder: str) -> None:
+        """Let others fetch, if the lock is still ours."""
+        try:
+            if self._redis:
+                self._redis.eval(_UNLOCK, 1, self._lock_key, holder)
+        except RedisError:
+            return

@@ -1,0 +1,11 @@
+"""The names producers call and beat runs.
+
+from tasks import create_lead
+create_lead.delay(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
+"""
+
+from tasks.app import app
+from tasks.deliver import create_lead, send_email, send_whatsapp
+from tasks.upkeep import drain, health, sweep
+
+__all__ = ["app", "create_lead", "drain", "health", "send_email", "send_whatsapp", "sweep"]

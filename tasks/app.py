@@ -1,0 +1,190 @@
+"""The Celery application that producers and workers share: its settings, and the way into the ledger.
+
+It lives below `worker` so that a producer needs no worker code. Nothing is read or reached before first use.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from kombu import Queue
+
+from config.policy import Spec, load_specs
+from config.settings import Settings, load_settings
+from config.timetable import TIMETABLE
+from delivery.intake import Intake
+from ledger.database import connect
+from ledger.reading import Archive
+from ledger.sealing import MasterKeys
+from ledger.store import PostgresLedger
+from ledger.vault import Vault
+from tasks.hints import CeleryHints
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine as Database
+
+    from delivery.engine import Engine
+
+# A client that knows only the broker publishes to Celery's own default queue: that is the foreign door.
+FOREIGN_QUEUE = "celery"
+# Messages with an ETA sit in a worker's memory; on a queue of their own they hold up nobody.
+RETRY_QUEUE = "retry"
+UPKEEP_QUEUE = "upkeep"
+# Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
+WORKER_THREADS = 16
+
+
+class Entrega(Celery):
+    """A Celery application that knows the ledger."""
+
+    engine_factory: Callable[[], "Engine"] | None = None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the environment says.
+
+        Raises:
+            ConfigurationError: Something is missing or wrong; the message lists all of it.
+        """
+        return load_settings()
+
+    @cached_property
+    def specs(self) -> Mapping[str, Spec]:
+        """The integrations, by service."""
+        return load_specs()
+
+    @cached_property
+    def database(self) -> "Database":
+        """The pool of connections to Postgres.
+
+        Raises:
+            RuntimeError: DATABASE_URL is unset, so this process cannot reach the ledger.
+        """
+        url = self.settings.database_url
+        if url is None:
+            raise RuntimeError("DATABASE_URL is unset: start `entrega up` in this folder, or point it at a Postgres")
+        return connect(url.get_secret_value(), pool_size=WORKER_THREADS, name="entrega")
+
+    @cached_property
+    def ledger(self) -> PostgresLedger:
+        """The truth."""
+        return PostgresLedger(self.database, Vault(self.database, MasterKeys(self.settings.master_keys())))
+
+    @cached_property
+    def archive(self) -> Archive:
+        """What people read."""
+        return Archive(self.database)
+
+    @cached_property
+    def hints(self) -> CeleryHints:
+        """The way a delivery id reaches a worker."""
+        return CeleryHints(self, {kind: spec.name for spec in self.specs.values() for kind in spec.operations})
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The way in for commands."""
+        accounts = tuple(f"{name}:default" for name in self.specs)
+        return Intake(self.ledger, self.hints, self.specs, accounts)
+
+    @cached_property
+    def engine(self) -> "Engine":
+        """What carries deliveries out; only a worker has one.
+
+        Raises:
+            RuntimeError: This process is a producer.
+        """
+        if self.engine_factory is None:
+            raise RuntimeError("this process has no delivery engine: run tasks with `celery -A worker worker`")
+        return self.engine_factory()
+
+    @property
+    def reaches_ledger(self) -> bool:
+        """True when this process can write the row itself, so that only an id travels."""
+        return self.settings.database_url is not None
+
+
+def _celery_settings() -> Mapping[str, Any]:
+    """Return Celery's settings. Source of each: facts measured on Celery 5.7 with Redis, 2026-11-22."""
+    return _broker(app.settings) | _routing(app.specs) | _behaviour(app.settings) | _worker()
+
+
+def _broker(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker_url": settings.broker_url(),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # the default of 100 makes a worker give up
+        "broker_channel_error_retry": True,  # READONLY after a failover is a channel error
+        "broker_transport_options": {
+            # Only hints wait here: seen again after five minutes at the latest, and by the sweep long before.
+            "visibility_timeout": 300,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": 30,  # a worker killed while it restores blocks the others no longer than this
+            "socket_timeout": 5,  # must exceed the 1 s of BRPOP; without one a silent Redis blocks for ever
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "max_connections": 50,
+            "priority_steps": [0, 3, 6],
+        },
+    }
+
+
+def _routing(specs: Mapping[str, Spec]) -> dict[str, Any]:
+    names = [FOREIGN_QUEUE, *specs, RETRY_QUEUE, UPKEEP_QUEUE]
+    commands = {kind: spec for spec in specs.values() for kind in spec.operations}
+    upkeep = {tick.task for tick in TIMETABLE}
+    return {
+        "task_default_queue": FOREIGN_QUEUE,
+        "task_create_missing_queues": False,
+        "task_queues": [Queue(name, routing_key=name) for name in names],
+        "task_routes": {kind: {"queue": spec.name} for kind, spec in commands.items()}
+        | {name: {"queue": UPKEEP_QUEUE} for name in upkeep},
+        # A ceiling for each worker that never binds before the shared limit: see `worker_ceiling` in the specs.
+        "task_annotations": {kind: {"rate_limit": spec.worker_ceiling} for kind, spec in commands.items()}
+        | {"health": {"rate_limit": "30/m"}},
+        "beat_schedule": {
+            tick.task: {"task": tick.task, "schedule": tick.every, "options": {"expires": tick.expires.total_seconds()}}
+            for tick in TIMETABLE
+        },
+    }
+
+
+def _behaviour(settings: Settings) -> dict[str, Any]:
+    return {
+        "task_acks_late": True,
+        "task_acks_on_failure": True,  # the row decides what happens next, not the message
+        "task_acks_on_timeout": True,
+        "task_reject_on_worker_lost": True,
+        "task_retry_on_worker_lost": True,
+        "task_publish_retry": False,  # the row is safe: a producer never waits for the broker
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_send_sent_event": False,
+        "task_repr_maxlevels": 1,
+        "resultrepr_maxsize": 64,
+        "enable_utc": True,
+        "timezone": "UTC",
+        "beat_schedule_filename": str(settings.data / "celerybeat-schedule"),
+    }
+
+
+def _worker() -> dict[str, Any]:
+    return {
+        "worker_pool": "threads",
+        "worker_concurrency": WORKER_THREADS,
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": 1000,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # True revokes and acknowledges running tasks
+        "worker_soft_shutdown_timeout": 30,
+        "worker_enable_soft_shutdown_on_idle": True,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_send_task_events": True,
+    }
+
+
+app = Entrega("entrega", set_as_current=False)
+app.add_defaults(_celery_settings)

@@ -1,0 +1,182 @@
+"""The base of the three command tasks: the Celery door, the fast clock of retries, and silence about people.
+
+A message of ours carries a delivery id. A message of a foreign client carries the command itself: it becomes a row as
+the task's first step, and only the id travels from then on.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.exceptions import Ignore, Reject
+from celery.result import AsyncResult
+from celery.utils.dispatch import Signal
+from celery.worker.request import Request
+
+from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.outcomes import Deferred
+from ledger.store import SHORT_WAIT
+from tasks.app import RETRY_QUEUE
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+_log = structlog.get_logger(__name__)
+
+PRODUCER = "celery"
+_NOT_SHOWN = "(not shown)"
+
+message_refused = Signal(name="message_refused", providing_args={"reason"})
+
+
+class ComeBack(Exception):
+    """A delivery is due again soon; Celery's retry is the fast clock, the row's `next_at` the sure one."""
+
+    def __init__(self, code: str, wait: timedelta) -> None:
+        super().__init__(code, wait)
+        self.code = code
+        self.wait = wait
+
+    def __str__(self) -> str:
+        return f"{self.code}: next attempt in {self.wait.total_seconds():.1f} s"
+
+
+class QuietRequest(Request):
+    """A request that shows ids and nothing else, whatever a foreign client wrote into the message's headers."""
+
+    @property
+    def argsrepr(self) -> str:
+        """What events, Flower and the worker's log show."""
+        return _shown(self.args)
+
+    @property
+    def kwargsrepr(self) -> str:
+        """Never the command."""
+        return _NOT_SHOWN if self.kwargs else "{}"
+
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002, ARG002 - Celery's signature
+        """What `inspect active` and Flower's worker page show."""
+        return super().info(safe=True) | {"args": self.argsrepr, "kwargs": self.kwargsrepr}
+
+
+def _shown(args: object) -> str:
+    try:
+        (delivery_id,) = args  # type: ignore[misc]  # anything but one id is not shown
+        return f"('{UUID(delivery_id)}',)"
+    except (TypeError, ValueError, AttributeError):
+        return _NOT_SHOWN if args else "()"
+
+
+class CommandTask(Task):
+    """A task whose keyword arguments are a command, or whose one argument is a delivery id."""
+
+    abstract = True
+    Request = "tasks.commands:QuietRequest"
+    app: "Entrega"
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        as_is: bool = False,
+        **options: Any,
+    ) -> AsyncResult:
+        """Accept a command (keyword arguments), or pass a hint on (one delivery id).
+
+        Where this process reaches the ledger the row is written first; the result's id is the delivery id.
+        `countdown` and `eta` become the command's `send_at`, `expires` its `expires_at`.
+
+        Raises:
+            InvalidCommand: A field is missing, wrong, too long or unknown; nothing was written or sent.
+            KeyReused: The idempotency key was used before with another body.
+            LedgerUnavailable: Postgres does not answer; nothing was promised.
+        """
+        body = dict(kwargs or {})
+        if not body or as_is or not self.app.reaches_ledger:
+            shown = {"argsrepr": _shown(args), "kwargsrepr": _NOT_SHOWN if body else "{}"}
+            return super().apply_async(args, kwargs, **(options | shown))
+        answer = self.app.intake.submit(self.name, _with_times(body, options), producer=PRODUCER)
+        return AsyncResult(answer.id, app=self.app)
+
+    def retry(self, *args: Any, exc: BaseException | None = None, **options: Any) -> Any:
+        """Send the same message again after the wait that the row asks for.
+
+        Celery turns a broker that is away into an acknowledged, lost message here. A hint may be lost: the sweep sends
+        it again. A foreign command may not, so its message goes back to its queue.
+        """
+        if isinstance(exc, ComeBack):
+            options |= {"countdown": exc.wait.total_seconds(), "queue": RETRY_QUEUE}
+        try:
+            return super().retry(*args, exc=exc, as_is=True, **options)
+        except Reject as err:
+            if isinstance(exc, ComeBack):
+                _log.warning("hints_lost", lost=1, delivery_id=self.request.id, next="the sweep sends it again")
+                raise Ignore from err
+            raise Reject(err.reason, requeue=True) from err
+
+    def carry_out(self, delivery_id: object, body: Mapping[str, Any]) -> None:
+        """Do what the message says: accept a foreign command, or attempt a delivery.
+
+        Raises:
+            ComeBack: The delivery is due again within seconds.
+            Reject: The message is neither an id nor an acceptable command.
+            LedgerUnavailable: Postgres is away; the message is retried.
+        """
+        if body or isinstance(delivery_id, dict):
+            self._accept(body or delivery_id)  # type: ignore[arg-type]  # one of the two is the command
+        else:
+            self._attempt(self._id(delivery_id))
+
+    def _accept(self, body: Mapping[str, Any]) -> None:
+        try:
+            answer = self.app.intake.submit(self.name, body, producer=PRODUCER, origin=self.request.id)
+        except (InvalidCommand, KeyReused) as err:
+            self._refuse("invalid_command" if isinstance(err, InvalidCommand) else "key_reused", str(err))
+        else:
+            _log.info("accepted", kind=self.name, delivery_id=answer.id, message_id=self.request.id)
+
+    def _attempt(self, delivery_id: UUID) -> None:
+        for each in self.app.engine.deliver([delivery_id]):
+            outcome = each.outcome
+            if isinstance(outcome, Deferred) and not outcome.parked and outcome.wait <= SHORT_WAIT:
+                raise ComeBack(outcome.code, outcome.wait)
+
+    def _id(self, value: object) -> UUID:
+        try:
+            return UUID(str(value))
+        except ValueError:
+            self._refuse("malformed", f"{self.name} wants a delivery id or a command's fields")
+            raise
+
+    def _refuse(self, reason: str, message: str) -> None:
+        message_refused.send(sender=self, reason=reason)
+        _log.warning("message_refused", kind=self.name, message_id=self.request.id, code=reason, detail=message)
+        raise Reject(message, requeue=False)
+
+
+def _with_times(body: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    times = {}
+    if send_at := options.get("eta") or _from_now(options.get("countdown")):
+        times["send_at"] = send_at
+    if expires := options.get("expires"):
+        times["expires_at"] = expires if isinstance(expires, datetime | str) else _from_now(expires)
+    return body | {"options": dict(body.get("options") or {}) | times} if times else body
+
+
+def _from_now(seconds: float | None) -> datetime | None:
+    return datetime.now(UTC) + timedelta(seconds=seconds) if seconds else None
+
+
+# Celery's own policy for what the same message may try again. For a delivery the row's wait, which follows the spec for
+# each class of error, takes the place of the countdown; for an absent ledger Celery's backoff with jitter stays.
+RETRYING: Mapping[str, Any] = {
+    "autoretry_for": (ComeBack, LedgerUnavailable),
+    "retry_backoff": True,
+    "retry_backoff_max": 60,
+    "retry_jitter": True,
+    "max_retries": None,  # the row counts, for each class of error apart
+}

@@ -1,0 +1,24 @@
+"""The three commands as Celery tasks. Fields and rules: `delivery.commands`; policy: `config/integrations/`."""
+
+from typing import Any
+
+from tasks.app import app
+from tasks.commands import RETRYING, CommandTask
+
+
+@app.task(name="create_lead", bind=True, base=CommandTask, **RETRYING)
+def create_lead(self: CommandTask, delivery_id: str | None = None, **body: Any) -> None:
+    """Create one lead in the CRM."""
+    self.carry_out(delivery_id, body)
+
+
+@app.task(name="send_whatsapp", bind=True, base=CommandTask, **RETRYING)
+def send_whatsapp(self: CommandTask, delivery_id: str | None = None, **body: Any) -> None:
+    """Send one WhatsApp message."""
+    self.carry_out(delivery_id, body)
+
+
+@app.task(name="send_email", bind=True, base=CommandTask, **RETRYING)
+def send_email(self: CommandTask, delivery_id: str | None = None, **body: Any) -> None:
+    """Send one e-mail."""
+    self.carry_out(delivery_id, body)

@@ -1,0 +1,72 @@
+"""What beat runs: the sweep, the fallback queue's drain, and the health of every account.
+
+Each may run twice, at once or not for a while: they only move rows that are due, by compare-and-set.
+"""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+from celery import Task
+
+from delivery.errors import ProviderError
+from ledger.operating import Desk
+from tasks.app import app
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+_log = structlog.get_logger(__name__)
+
+# A hint older than this with its delivery still due counts as lost.
+_STALE = timedelta(seconds=10)
+# With this many hints waiting for workers nothing is lost, only late: more hints would not help.
+_ENOUGH_HINTS = 1000
+_BATCH = 500
+
+
+class UpkeepTask(Task):
+    """A task of beat's."""
+
+    abstract = True
+    app: "Entrega"
+
+
+@app.task(name="sweep", bind=True, base=UpkeepTask)
+def sweep(self: UpkeepTask) -> None:
+    """Free expired leases, end what is overdue, and send lost hints again."""
+    operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
+    idempotent = [kind for kind, each in operations.items() if each.idempotent]
+    retries = max(spec.rule("lease_lost").retries for spec in self.app.specs.values())
+    swept = self.app.ledger.sweep(idempotent=idempotent, lease_retries=retries)
+    waiting = self.app.hints.backlog()
+    hinted = 0
+    if waiting is not None and waiting < _ENOUGH_HINTS:
+        hinted = self.app.hints.send(self.app.ledger.due(stale=_STALE, most=_BATCH))
+    Desk(self.app.database, actor="sweep").record_tick("sweep")
+    if swept.freed or swept.uncertain or swept.dead or swept.expired or hinted:
+        counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
+        _log.info("swept", **counts, hinted=hinted)
+
+
+@app.task(name="drain", bind=True, base=UpkeepTask)
+def drain(self: UpkeepTask) -> None:
+    """Take up deliveries of the fallback queue that are due, most urgent and oldest first."""
+    if self.app.hints.backlog() is None:
+        return
+    drained = self.app.hints.send(self.app.ledger.drain(most=_BATCH))
+    if drained:
+        _log.info("drained", hinted=drained)
+
+
+@app.task(name="health", bind=True, base=UpkeepTask)
+def health(self: UpkeepTask) -> None:
+    """Probe every account without side effects and keep what was found."""
+    desk = Desk(self.app.database, actor="health")
+    for account, provider in self.app.engine.providers.items():
+        try:
+            note, code = provider.probe(), "ok"
+        except ProviderError as err:
+            note, code = str(err), err.code
+        desk.record_health(account, health=code, note=note)
+        _log.info("health", account=account, code=code)

@@ -1,0 +1,26 @@
+"""Real servers for the tests that need them: one Postgres and one Valkey for the whole run, empty for each test."""
+
+import pytest
+
+from delivery.errors import LedgerUnavailable  # noqa: F401 - importing proves that the packages are ours
+from sandbox.postgres import PostgresServer
+from sandbox.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def postgres_url(servers_folder):
+    server = PostgresServer(servers_folder)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(servers_folder):
+    server = ValkeyServer(servers_folder)
+    yield server.start()
+    server.stop()

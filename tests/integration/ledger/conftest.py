@@ -1,0 +1,91 @@
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from delivery.commands import CreateLead, SendEmail
+from delivery.ids import new_id
+from delivery.ports import NewDelivery
+from ledger.database import connect
+from ledger.operating import Desk
+from ledger.reading import Archive
+from ledger.schema import migrate
+from ledger.sealing import MasterKeys
+from ledger.store import PostgresLedger
+from ledger.vault import Vault
+
+LEASES = {kind: timedelta(seconds=30) for kind in ("create_lead", "send_whatsapp", "send_email")}
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres_url):
+    engine = connect(postgres_url, name="tests")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database(migrated):
+    with migrated.begin() as connection:
+        connection.execute(
+            text("TRUNCATE deliveries, payloads, people, vault, attempts, idempotency, accounts, ticks, audit")
+        )
+    return migrated
+
+
+@pytest.fixture
+def ledger(database):
+    return PostgresLedger(database, Vault(database, MasterKeys([bytes(32)])))
+
+
+@pytest.fixture
+def archive(database):
+    return Archive(database)
+
+
+@pytest.fixture
+def desk(database):
+    return Desk(database, actor="ana")
+
+
+@pytest.fixture
+def sql(database):
+    def run(statement, **values):
+        with database.begin() as connection:
+            result = connection.execute(text(statement), values)
+            return result.all() if result.returns_rows else None
+
+    return run
+
+
+def lead(n=1, **options):
+    return CreateLead(
+        nome=f"Ana Teste {n}", email=f"ana.teste{n}@exemplo.com.br", interesse="produto_a", options=options
+    )
+
+
+def letter(n=1, **options):
+    return SendEmail(to=[f"ana.teste{n}@exemplo.com.br"], subject="Teste", text="Olá", options=options)
+
+
+def new(command=None, **changes):
+    command = command or lead()
+    values = {
+        "id": new_id(),
+        "command": command,
+        "account": f"{command.service}:default",
+        "producer": "tests",
+        "recipient": "a***@exemplo.com.br",
+        "key": command.options.key,
+        "origin": None,
+        "key_kept": timedelta(days=7),
+        "same_within": timedelta(minutes=10),
+        "expires_in": timedelta(hours=24),
+        "hold_uncertain": False,
+    }
+    return NewDelivery(**(values | changes))
+
+
+def claim(ledger, *ids):
+    return ledger.claim(ids, worker="w1", leases=LEASES)

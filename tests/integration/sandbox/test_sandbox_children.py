@@ -1,0 +1,191 @@
+"""Child processes: none survives its parent, none is mistaken for another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from sandbox.children import Child, Command, end_leftovers
+from sandbox.doors import SandboxError
+from sandbox.postgres import PostgresServer
+
+ROOT = Path(__file__).parents[3]
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
+STUBBORN = (
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
+)
+# Starts a process in a group of its own: only a look at the family finds it.
+WITH_CHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import sys, threading, time
+from pathlib import Path
+from sandbox.children import Child, Command
+data = Path(sys.argv[1])
+child = Child(data, Command("sleeper", (sys.executable, "-c", "import time; time.sleep(600)"), log=data / "log"))
+if sys.argv[2] == "side-thread":
+    thread = threading.Thread(target=child.start); thread.start(); thread.join()
+else:
+    child.start()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+POSTGRES_PARENT = """
+import sys, time
+from pathlib import Path
+from sandbox.postgres import PostgresServer
+print(PostgresServer(Path(sys.argv[1]), durable=False).start(), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    made = Child(tmp_path, Command("sleeper", SLEEPER, log=tmp_path / "log"))
+    made.start()
+    yield made
+    made.kill()
+
+
+def _parent(program: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    parent = subprocess.Popen(  # noqa: S603 - a program of this file
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert parent.stdout is not None
+    return parent, parent.stdout.readline().strip()
+
+
+def _kill_nine(parent: subprocess.Popen[str]) -> None:
+    parent.kill()
+    parent.communicate()
+
+
+def _is_gone(pid: int, within_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _first_line(log: Path) -> str:
+    deadline = time.monotonic() + 5
+    while not log.read_text().endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return log.read_text().strip()
+
+
+def test_a_stopped_child_is_gone_and_forgotten(child: Child, tmp_path: Path) -> None:
+    pid = child.pid
+
+    child.stop()
+
+    assert _is_gone(pid)
+    assert json.loads((tmp_path / "children.json").read_text()) == []
+
+
+def test_a_child_that_ignores_the_stop_signal_is_killed_after_its_grace(tmp_path: Path) -> None:
+    stubborn = Child(tmp_path, Command("stubborn", STUBBORN, log=tmp_path / "log"))
+    stubborn.start()
+    _first_line(tmp_path / "log")
+
+    stubborn.stop(timedelta(milliseconds=100))
+
+    assert stubborn.exit_code == -signal.SIGKILL
+
+
+def test_the_family_of_a_child_goes_with_it(tmp_path: Path) -> None:
+    with_child = Child(tmp_path, Command("family", (sys.executable, "-c", WITH_CHILD), log=tmp_path / "log"))
+    with_child.start()
+    grandchild = int(_first_line(tmp_path / "log"))
+
+    with_child.stop()
+
+    assert _is_gone(grandchild)
+
+
+def test_a_second_child_of_the_same_name_is_refused_while_the_first_runs(child: Child, tmp_path: Path) -> None:
+    second = Child(tmp_path, child.command)
+
+    with pytest.raises(SandboxError, match=f"process {child.pid}"):
+        second.start()
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match="cannot start nothing from /nowhere/program"):
+        Child(tmp_path, Command("nothing", ("/nowhere/program",), log=tmp_path / "log")).start()
+
+
+def test_the_children_of_a_living_parent_are_not_leftovers(child: Child, tmp_path: Path) -> None:
+    ended = end_leftovers(tmp_path)
+
+    assert ended == ()
+    assert child.running
+
+
+def test_a_stranger_with_a_recorded_pid_is_left_alone(child: Child, tmp_path: Path) -> None:
+    file = tmp_path / "children.json"
+    record = json.loads(file.read_text())[0]
+    stranger = {**record, "created": record["created"] - 3600, "parent_created": record["parent_created"] - 3600}
+    file.write_text(json.dumps([stranger]))
+
+    ended = end_leftovers(tmp_path)
+
+    assert ended == ()
+    assert child.running
+    assert json.loads(file.read_text()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_on_linux_no_child_survives_kill_nine_of_its_parent(tmp_path: Path) -> None:
+    parent, pid = _parent(PARENT, str(tmp_path), "main-thread")
+
+    _kill_nine(parent)
+
+    assert _is_gone(int(pid))
+
+
+def test_a_new_start_ends_what_a_killed_parent_left_behind(tmp_path: Path) -> None:
+    parent, pid = _parent(PARENT, str(tmp_path), "side-thread")
+    _kill_nine(parent)
+    survived = psutil.pid_exists(int(pid))
+
+    ended = end_leftovers(tmp_path)
+
+    assert survived
+    assert ended == ("sleeper",)
+    assert _is_gone(int(pid))
+
+
+def test_postgres_starts_again_at_once_after_kill_nine_of_its_parent(tmp_path: Path) -> None:
+    parent, url = _parent(POSTGRES_PARENT, str(tmp_path / "data"))
+    with psycopg.connect(url) as connection:
+        connection.execute("create table kept as select 7 as n")
+    _kill_nine(parent)
+    server = PostgresServer(tmp_path / "data", durable=False)
+
+    again = server.start()
+
+    with psycopg.connect(again) as connection:
+        assert connection.execute("select n from kept").fetchone() == (7,)
+    assert again == url
+    server.remove()

@@ -1,0 +1,131 @@
+"""Sends errors, and nothing but errors, to Sentry: no traces, sessions, breadcrumbs, locals, bodies or arguments.
+
+Every event is rebuilt from a short list of its parts and masked by value and by field name before it leaves; an event
+that cannot be masked is dropped. What a provider or a producer did wrong is not an error of ours and is never sent.
+
+Source: sentry-sdk 2.75.0, client.py and integrations/celery; Celery stack facts, section 10; read 2026-11-22.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+import sentry_sdk
+from pydantic import SecretStr
+from sentry_sdk.integrations.atexit import AtexitIntegration
+from sentry_sdk.integrations.celery import CeleryIntegration
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.integrations.excepthook import ExcepthookIntegration
+from sentry_sdk.integrations.threading import ThreadingIntegration
+from sentry_sdk.types import Event, Hint
+
+from delivery.errors import InvalidCommand, KeyReused, ProviderError
+from delivery.redaction import mask_value
+
+# Allow-list: a part that a later version of the library adds stays here until somebody looked at it.
+_PARTS = (
+    "event_id timestamp level platform logger transaction exception threads tags contexts release environment "
+    "server_name dist sdk fingerprint"
+)
+_FACTS_AS_TAGS = ("request_id", "action", "service", "account", "code", "attempt", "event")
+_TAG = re.compile(r"[\w.:@/-]{1,200}")
+
+
+def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bool:
+    """Begin to report errors; without a DSN nothing is started.
+
+    Args:
+        dsn: Where to; holds a key, so it travels as a secret.
+        environment: `sandbox`, `staging` or `production`.
+        release: Version of the application.
+
+    Returns:
+        Whether errors are reported from now on.
+
+    Raises:
+        sentry_sdk.utils.BadDsn: The DSN cannot be read; say so at start rather than be silent for months.
+    """
+    if dsn is None or not dsn.get_secret_value():
+        return False
+    sentry_sdk.init(
+        dsn=dsn.get_secret_value(),
+        environment=environment,
+        release=release,
+        before_send=scrub,
+        before_breadcrumb=_drop,
+        before_send_transaction=_drop,
+        ignore_errors=[InvalidCommand, KeyReused, ProviderError],
+        # Chosen one by one: the automatic ones record arguments, queries, requests and log lines.
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[
+            AtexitIntegration(callback=_be_silent),
+            CeleryIntegration(propagate_traces=False),
+            DedupeIntegration(),
+            ExcepthookIntegration(),
+            ThreadingIntegration(propagate_scope=False),
+        ],
+        send_default_pii=False,
+        include_local_variables=False,
+        max_request_body_size="never",
+        max_breadcrumbs=0,
+        traces_sample_rate=None,
+        propagate_traces=False,
+        auto_session_tracking=False,
+        send_client_reports=False,
+        enable_backpressure_handling=False,
+        # A variable of the environment could otherwise send whole events to another address.
+        spotlight=False,
+        debug=False,
+    )
+    return True
+
+
+def report_error(error: BaseException, facts: Mapping[str, object]) -> None:
+    """Report one caught error with the ids of its log record as tags; does nothing before `start_sentry`.
+
+    Meant for `configure_logging(on_error=report_error)`: what is logged with a traceback is worth an event.
+    """
+    with sentry_sdk.new_scope() as scope:
+        for name in _FACTS_AS_TAGS:
+            if facts.get(name) is not None:
+                scope.set_tag(name, str(facts[name]))
+        scope.capture_exception(error)
+
+
+def scrub(event: Event, hint: Hint) -> Event | None:
+    """Return the event's allowed parts, masked; None, which drops it, when masking fails."""
+    hint.pop("attachments", None)
+    try:
+        return _scrubbed(cast("Mapping[str, Any]", event))
+    except Exception:  # noqa: BLE001 - an event that cannot be masked must not leave, and reporting must not raise
+        return None
+
+
+def _scrubbed(event: Mapping[str, Any]) -> Event:
+    allowed = {name: event[name] for name in _PARTS.split() if name in event}
+    for holder in _stack_holders(allowed):
+        for frame in (holder.get("stacktrace") or {}).get("frames") or ():
+            frame.pop("vars", None)
+    allowed["tags"] = {str(key): each for key, each in dict(event.get("tags") or {}).items() if _is_word(each)}
+    masked = mask_value(allowed)
+    if not isinstance(masked, dict):
+        raise TypeError("an event must stay a mapping")
+    return cast("Event", masked)
+
+
+def _stack_holders(event: Mapping[str, Any]) -> list[dict[str, Any]]:
+    parts = (event.get("exception") or {}, event.get("threads") or {})
+    return [each for part in parts for each in part.get("values") or ()]
+
+
+def _is_word(value: object) -> bool:
+    return bool(_TAG.fullmatch(str(value)))
+
+
+def _drop(*_: object) -> None:
+    """Refuse whatever it is given."""
+
+
+def _be_silent(_pending: int, _timeout: float) -> None:
+    """Say nothing at exit; the default prints to standard error."""

@@ -1,0 +1,103 @@
+"""Tells one attempt to the log and the metrics: one event, fields instead of prose.
+
+The line has the fields that the user's specification asks for, and ours. It holds ids and words only; the log's own
+masking is a second net. Telling never decides a delivery, so nothing here may raise.
+
+Source: the user's API specification, section 7.2 (log format), read 2026-11-22.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from logging import ERROR, INFO, WARNING
+from typing import Protocol
+
+import structlog
+
+from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
+from delivery.ports import Told
+from worker.metrics import Recorder
+
+
+class Log(Protocol):
+    """The one thing needed of a structlog logger: a level chosen at run time."""
+
+    def log(self, level: int, event: str, **fields: object) -> object:
+        """Write one record."""
+        ...
+
+
+class AttemptTeller:
+    """Writes one log line and updates the counters for each attempt.
+
+    Args:
+        recorder: Where to count.
+        log: Where to write; the process's own log when left out.
+    """
+
+    def __init__(self, recorder: Recorder, log: Log | None = None) -> None:
+        self._recorder = recorder
+        self._log: Log = log or structlog.stdlib.get_logger("entrega.attempts")
+
+    def tell(self, told: Told) -> None:
+        """Record the event; a log or a counter that fails changes nothing."""
+        with suppress(Exception):
+            self._log.log(_level(told.settlement.outcome), _event(told), **attempt_fields(told))
+        with suppress(Exception):
+            self._count(told)
+
+    def _count(self, told: Told) -> None:
+        settlement, order = told.settlement, told.settlement.claimed.order
+        where = {"service": order.command.service, "operation": order.command.kind}
+        if not _was_sent(settlement.outcome):
+            self._recorder.turned_back(**where, code=settlement.outcome.code)
+            return
+        outcome = type(settlement.outcome).__name__.lower()
+        self._recorder.answered(**where, outcome=outcome, code=settlement.outcome.code, took=settlement.duration)
+        if order.attempt > 1:
+            self._recorder.retried(**where)
+
+
+def attempt_fields(told: Told) -> Mapping[str, object]:
+    """Return the fields of the attempt line.
+
+    Shape: {"service": "crm_integration", "action": "create_lead", "request_id": "0193...", "method": "POST",
+        "endpoint": "/api/v1/leads", "status_code": 201, "response_time_ms": 245, "retry_count": 0,
+        "user_id": "agent-001", "outcome": "succeeded", "code": "ok", "provider_code": null, "wait_s": null,
+        "attempt": 1, "fence": 1, "account": "crm:default"}
+    """
+    settlement, claimed = told.settlement, told.settlement.claimed
+    order, outcome = claimed.order, settlement.outcome
+    return {
+        "service": f"{order.command.service}_integration",
+        "action": order.command.kind,
+        "request_id": str(order.delivery_id),
+        "method": told.method,
+        "endpoint": told.endpoint,
+        "status_code": settlement.http_status,
+        "response_time_ms": settlement.duration // timedelta(milliseconds=1),
+        "retry_count": order.attempt - 1,
+        "user_id": claimed.producer,
+        "outcome": type(outcome).__name__.lower(),
+        "code": outcome.code,
+        "provider_code": settlement.provider_code,
+        "wait_s": outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None,
+        "attempt": order.attempt,
+        "fence": claimed.fence,
+        "account": order.account,
+        **({"facts": dict(told.facts)} if told.facts else {}),
+    }
+
+
+def _event(told: Told) -> str:
+    return "attempt" if _was_sent(told.settlement.outcome) else "gate_closed"
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    return not (isinstance(outcome, Deferred) and not outcome.burned)
+
+
+def _level(outcome: Outcome) -> int:
+    if isinstance(outcome, Succeeded) or not _was_sent(outcome):
+        return INFO  # a closed gate is the system at work, thousands of times in a flood
+    return ERROR if isinstance(outcome, Rejected) and outcome.held else WARNING
