@@ -66,7 +66,7 @@ def read_marked(file: Path) -> MarkedYaml:
     except (OSError, UnicodeDecodeError) as err:
         reason = f"cannot be read ({type(err).__name__}); wanted a readable UTF-8 file"
         return MarkedYaml(file, None, None, (Problem(file, 1, reason),))
-    loader = yaml.SafeLoader(text)
+    loader = _loader(text)
     try:
         root = loader.get_single_node()
         data = None if root is None else loader.construct_document(root)
@@ -75,6 +75,16 @@ def read_marked(file: Path) -> MarkedYaml:
     finally:
         loader.dispose()
     return MarkedYaml(file, data, root, tuple(_repeated_keys(file, root)))
+
+
+def _loader(text: str) -> yaml.SafeLoader | yaml.CSafeLoader:
+    loader = yaml.CSafeLoader(text) if yaml.__with_libyaml__ else yaml.SafeLoader(text)
+    # Dates stay texts: PyYAML raises on a wrong one without saying where it stands.
+    loader.yaml_implicit_resolvers = {
+        first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in loader.yaml_implicit_resolvers.items()
+    }
+    return loader
 
 
 def _syntax_problem(file: Path, err: Exception) -> Problem:

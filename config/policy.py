@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from config.marked_yaml import MarkedYaml, Problem, as_mapping, read_marked
@@ -136,7 +136,8 @@ def _read(file: Path) -> tuple[Spec | None, tuple[Problem, ...]]:
     if marked.root is None:
         return None, found or (Problem(file, 1, "is empty; wanted an integration spec"),)
     try:
-        return Spec.model_validate(_merged(marked.data, defaults.data)), found
+        # By alias only: in a form a number of seconds says so in its name.
+        return Spec.model_validate(_merged(marked.data, defaults.data), by_alias=True, by_name=False), found
     except ValidationError as err:
         return None, (*found, *(_problem(marked, each) for each in err.errors(include_url=False)))
 
@@ -202,4 +203,4 @@ def _field_names() -> list[str]:
 
 def _written_name(name: str, field: FieldInfo) -> str:
     alias = field.validation_alias
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else name
+    return alias if isinstance(alias, str) else name

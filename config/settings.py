@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.master_keys import ADVICE, decoded_keys, kept_keys
+from config.running import announced
 
 _SMTPS_PORT, _SUBMISSION_PORT = 465, 587  # Source: RFC 8314 section 3.3 and RFC 6409 section 3.1, read 2026-11-22
 _IMPLICIT_TLS_PORTS = frozenset({_SMTPS_PORT, 2465})  # 2465 is what some providers open beside it
@@ -73,7 +75,7 @@ def _checked_url(url: str, environment: str | None) -> str:
     return url.rstrip("/")
 
 
-def _split(url: str) -> Any:  # noqa: ANN401 - urllib's result type differs between str and bytes
+def _split(url: str) -> SplitResult | None:
     # A backslash or a space makes two parsers see two different hosts.
     if re.search(r"[\\\s\x00-\x1f]", url):
         return None
@@ -121,6 +123,7 @@ class Settings(BaseSettings):
     redis_port: Port | None = None
     redis_url: SecretStr | None = None
     enable_metrics: bool = True
+    prometheus_multiproc_dir: Path | None = None
     sentry_dsn: SecretStr | None = None
 
     crm_api_url: Text | None = None
@@ -281,8 +284,39 @@ class Settings(BaseSettings):
             raise ConfigurationError({"ENTREGA_MASTER_KEYS": advice}) from err
 
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over `.env`, and both over what `entrega up` announced in this folder."""
+        return init_settings, env_settings, dotenv_settings, _Announced(settings_cls, env_settings, dotenv_settings)
+
+
+class _Announced(PydanticBaseSettingsSource):
+    """The variables that the system running on this machine has announced in the data folder."""
+
+    def __init__(self, settings_cls: type[BaseSettings], *earlier: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._earlier = earlier
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - as asked
+        """Answer for one field; everything is answered at once by calling the source."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the announced values by field name."""
+        folder = next((found["entrega_data"] for each in self._earlier if "entrega_data" in (found := each())), ".entrega")
+        known = self.settings_cls.model_fields
+        return {name.lower(): value for name, value in announced(Path(folder)).items() if name.lower() in known}
+
+
 def load_settings() -> Settings:
-    """Read the environment and `.env` in the working directory.
+    """Read the environment, `.env` in the working directory, and what runs in the data folder.
 
     Raises:
         ConfigurationError: Something is missing or wrong; one message names every variable and what to do.
@@ -299,7 +333,7 @@ def _issues(err: ValidationError) -> Mapping[str, str]:
     return {str(each["loc"][0]).upper(): _issue(each) for each in listed}
 
 
-def _issue(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, whose ctx is untyped
+def _issue(error: Mapping[str, Any]) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     return _PLAIN_WORDS.get(str(error["loc"][0])) or str(error["msg"])

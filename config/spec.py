@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import timedelta
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from config.spec_sections import (
     Rollout,
     Security,
 )
-from config.spec_values import ERROR_CODES, Environment, Name, Section, Text, Variable, Verdict, fill, listed
+from config.spec_values import ERROR_CODES, Day, Environment, Name, Section, Text, Variable, Verdict, fill, listed
 
 # A Celery rate_limit evens calls out and was measured to grant a fraction of what it says, so it must lie far above
 # the provider's own limit. Source: Celery 5.7 measured on Redis, 80/s granted 2.2/s to 3.7/s, 2026-11-22.
@@ -74,7 +74,7 @@ class Spec(Section):
     system: Text
     version: Text
     owner: Text
-    updated: date
+    updated: Day
     overview: Overview
     base_urls: Mapping[Environment, BaseUrl]
     api_version: Annotated[str, StringConstraints(pattern=r"^v\d+(\.\d+)*$")] | None = None

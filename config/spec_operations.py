@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from config.spec_values import (
     STATUS_CLASSES,
@@ -19,6 +19,7 @@ from config.spec_values import (
     Seconds,
     Section,
     Severity,
+    StatusCode,
     StatusKey,
     Text,
     Texts,
@@ -38,8 +39,8 @@ class Wait(Section):
     """
 
     shape: Literal["exponential", "linear", "fixed"]
-    first: Seconds = Field(validation_alias=AliasChoices("first_s", "first"))
-    longest: Seconds = Field(validation_alias=AliasChoices("longest_s", "longest"))
+    first: Seconds = Field(validation_alias="first_s")
+    longest: Seconds = Field(validation_alias="longest_s")
     factor: Annotated[float, Field(ge=1, le=10)] = 2.0
 
     @model_validator(mode="after")
@@ -85,7 +86,7 @@ class StatusRule(Section):
 
     meaning: Text
     verdict: Verdict
-    code: ErrorCode | Literal["ok"]
+    code: StatusCode
 
     @model_validator(mode="after")
     def _only_a_success_is_ok(self) -> Self:
@@ -146,7 +147,7 @@ class LookUp(Section):
     path: Text | None = None
     query: Mapping[Text, Text] = {}
     items: Text | None = None
-    wait: Seconds = Field(timedelta(), validation_alias=AliasChoices("wait_s", "wait"))
+    wait: Seconds = Field(timedelta(), validation_alias="wait_s")
 
     @model_validator(mode="after")
     def _a_query_says_where(self) -> Self:

@@ -4,15 +4,15 @@ Each class names the section of the user's template that it holds. A number writ
 source as a comment beside it.
 """
 
-import datetime as dt
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from config.spec_values import (
     Count,
+    Day,
     HeaderName,
     Name,
     Ratio,
@@ -64,8 +64,8 @@ class Renewal(Section):
     """How long before its end a token is renewed: a share of its life, within bounds."""
 
     share_of_life: Ratio
-    longest: Seconds = Field(validation_alias=AliasChoices("longest_s", "longest"))
-    shortest: Seconds = Field(validation_alias=AliasChoices("shortest_s", "shortest"))
+    longest: Seconds = Field(validation_alias="longest_s")
+    shortest: Seconds = Field(validation_alias="shortest_s")
 
     def margin(self, life: timedelta) -> timedelta:
         """Return how long before the end of a token of this life to renew it."""
@@ -91,7 +91,7 @@ class Credentials(Section):
     token_url: Text | None = None
     token_path: Text | None = None
     scope: Text | None = None
-    token_life: Seconds | None = Field(None, validation_alias=AliasChoices("token_life_s", "token_life"))
+    token_life: Seconds | None = Field(None, validation_alias="token_life_s")
     renewal: Renewal | None = None
     variables: Mapping[Name, Variable] = {}
 
@@ -129,7 +129,7 @@ class Probe(Section):
     method: Literal["GET", "HEAD", "SMTP"]
     path: Text
     query: Mapping[Text, Text] = {}
-    every: Seconds = Field(validation_alias=AliasChoices("every_s", "every"))
+    every: Seconds = Field(validation_alias="every_s")
 
 
 class Window(Section):
@@ -141,7 +141,7 @@ class Window(Section):
     """
 
     calls: Count
-    every: Seconds = Field(validation_alias=AliasChoices("every_s", "every"))
+    every: Seconds = Field(validation_alias="every_s")
     burst: Count | None = None
 
 
@@ -154,7 +154,7 @@ class Excess(Section):
 
     signals: Texts
     strategy: Text
-    retry_after_cap: Seconds = Field(validation_alias=AliasChoices("retry_after_cap_s", "retry_after_cap"))
+    retry_after_cap: Seconds = Field(validation_alias="retry_after_cap_s")
 
 
 class Limits(Section):
@@ -188,8 +188,8 @@ class Breaker(Section):
     """
 
     failure_ratio: Ratio
-    window: Seconds = Field(validation_alias=AliasChoices("window_s", "window"))
-    open_for: Seconds = Field(validation_alias=AliasChoices("open_s", "open_for"))
+    window: Seconds = Field(validation_alias="window_s")
+    open_for: Seconds = Field(validation_alias="open_s")
     trials: Count
     close_ratio: Ratio
     minimum_calls: Count
@@ -211,10 +211,8 @@ class Fallback(Section):
         expires_after: From acceptance to dead letter; `expires_after_s` in YAML.
     """
 
-    parking: Annotated[tuple[Seconds, ...], listed, Field(min_length=1)] = Field(
-        validation_alias=AliasChoices("parking_s", "parking")
-    )
-    expires_after: Seconds = Field(validation_alias=AliasChoices("expires_after_s", "expires_after"))
+    parking: Annotated[tuple[Seconds, ...], listed, Field(min_length=1)] = Field(validation_alias="parking_s")
+    expires_after: Seconds = Field(validation_alias="expires_after_s")
     answer: Answer
 
 
@@ -224,7 +222,7 @@ class Cache(Section):
     backend: Literal["redis"]
     cached: Texts
     key_pattern: Text
-    ttl: Seconds = Field(validation_alias=AliasChoices("ttl_s", "ttl"))
+    ttl: Seconds = Field(validation_alias="ttl_s")
     most_entries: Count
     token_key: Text | None = None
 
@@ -248,7 +246,7 @@ class Alert(Section):
 
     measure: Name
     above: Annotated[float, Field(ge=0)]
-    during: Seconds = Field(validation_alias=AliasChoices("during_s", "during"))
+    during: Seconds = Field(validation_alias="during_s")
     severity: Severity
     action: Text
 
@@ -271,14 +269,14 @@ class Rollback(Section):
     """When a rollout is taken back."""
 
     error_ratio_above: Ratio
-    p95_above: Seconds = Field(validation_alias=AliasChoices("p95_above_s", "p95_above"))
+    p95_above: Seconds = Field(validation_alias="p95_above_s")
 
 
 class Rollout(Section):
     """Template section 11: shares of the traffic, how long each is watched, and when to go back."""
 
     shares: Annotated[tuple[Ratio, ...], listed, Field(min_length=1)]
-    hold: Seconds = Field(validation_alias=AliasChoices("hold_s", "hold"))
+    hold: Seconds = Field(validation_alias="hold_s")
     rollback: Rollback
 
 
@@ -293,6 +291,6 @@ class Change(Section):
     """One line of template section 14."""
 
     version: Text
-    date: dt.date
+    date: Day
     author: Text
     change: Text

@@ -6,7 +6,7 @@ rather than guessed at.
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -47,7 +47,8 @@ _LONGEST = timedelta(days=366)
 class Section(BaseModel):
     """One part of a spec: cannot change once read, knows no field that is not written here, guesses no type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    # A duration has two names: `first` (a timedelta) in code, `first_s` (seconds) in YAML; see `config.policy`.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, validate_by_name=True)
 
 
 def _seconds(value: object) -> object:
@@ -68,6 +69,17 @@ def _error_code(value: str) -> str:
     return value
 
 
+def _status_code(value: str) -> str:
+    return value if value == "ok" else _error_code(value)
+
+
+def _day(value: object) -> object:
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError as err:
+        raise ValueError("wanted a day such as 2026-11-22") from err
+
+
 def _status_key(value: int | str) -> int | str:
     exact = isinstance(value, int) and 200 <= value <= 599  # noqa: PLR2004 - final HTTP and SMTP replies
     if not exact and value not in STATUS_CLASSES:
@@ -83,6 +95,7 @@ def _unique(value: Sequence[str]) -> Sequence[str]:
 
 # A timedelta in code, a plain number of seconds in YAML, where the field's name ends in `_s`.
 Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+Day = Annotated[date, BeforeValidator(_day)]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,62}$")]
@@ -90,6 +103,7 @@ HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,
 HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]{1,500}$")]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed), AfterValidator(_unique)]
 ErrorCode = Annotated[str, AfterValidator(_error_code)]
+StatusCode = Annotated[str, AfterValidator(_status_code)]
 StatusKey = Annotated[int | str, AfterValidator(_status_key)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -32,7 +32,7 @@ def _try_again(claimed: Claimed, error: ProviderError, spec: Spec, rng: random.R
     rule = spec.rule(error.code)
     spent = claimed.tries.get(error.code, 0)
     if spent < rule.retries and not claimed.parks:
-        wait = next_wait(rule.wait, spent + 1, asked=error.retry_after, cap=spec.expires_after, rng=rng)
+        wait = next_wait(rule.wait, spent + 1, asked=error.retry_after, cap=spec.limits.on_excess.retry_after_cap, rng=rng)
         return Deferred(error.code, wait, str(error))
     if rule.spent == "park":
         return Deferred(error.code, _parked_wait(claimed.parks, error, spec, rng), str(error), parked=True)
@@ -46,7 +46,7 @@ def next_wait(wait: Wait, retry: int, *, asked: timedelta | None, cap: timedelta
         wait: Shape and bounds for this kind of error.
         retry: Which retry this is, counted from 1.
         asked: The provider's own Retry-After. Never shortened below what was asked, up to `cap`.
-        cap: The longest wait that makes sense at all: beyond it the delivery would have expired.
+        cap: The longest Retry-After that is believed.
         rng: Source of jitter.
 
     Returns:
@@ -61,7 +61,7 @@ def next_wait(wait: Wait, retry: int, *, asked: timedelta | None, cap: timedelta
 
 def _parked_wait(parks: int, error: ProviderError, spec: Spec, rng: random.Random) -> timedelta:
     step = Wait(shape="fixed", first=spec.parking[min(parks, len(spec.parking) - 1)], longest=spec.expires_after)
-    return next_wait(step, 1, asked=error.retry_after, cap=spec.expires_after, rng=rng)
+    return next_wait(step, 1, asked=error.retry_after, cap=spec.limits.on_excess.retry_after_cap, rng=rng)
 
 
 def lease(operation: Operation, *, margin: timedelta = timedelta(seconds=15)) -> timedelta:

@@ -90,6 +90,11 @@ class Desk:
         with transaction(self.engine) as connection:
             connection.execute(_TICK, {"name": name})
 
+    def forget_ticks(self) -> None:
+        """Drop the ticks of an earlier life, so that readiness waits for a new one."""
+        with transaction(self.engine) as connection:
+            connection.execute(text("DELETE FROM ticks"))
+
 
 def _hint(row: Row[tuple[UUID, str, int]]) -> Hint:
     return Hint(row.id, row.kind, PRIORITIES[row.priority])

@@ -204,7 +204,10 @@ def _inside(value: object, step: str) -> object:
 
 
 def _check_sendable(request: requests.Request) -> None:
-    if urlsplit(request.url or "").username is not None:
+    parts = urlsplit(request.url or "")
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("the URL begins with neither https:// nor http://")
+    if parts.username is not None:
         raise ValueError("the URL holds a user name, which would replace our Authorization header")
     for value in (request.headers or {}).values():
         value.encode("latin-1")  # else the connection fails at it later, with the value in the traceback
@@ -243,9 +246,9 @@ def _verdict(err: Exception, where: str) -> ProviderError:
     if _any(chain, ssl.SSLCertVerificationError):
         message = f"{where}: its certificate is not trusted ({found}); check host name, expiry and authority"
         return Permanent(message, code="certificate")
-    # Both stand for a connection that was never ready, so no byte of the request left. `requests.ConnectionError`
+    # All of them stand for a connection that was never ready, so no byte of the request left. `requests.ConnectionError`
     # proves nothing: it also covers answers that were lost.
-    if _any(chain, ConnectTimeoutError, _HandshakeFailed):
+    if _any(chain, ConnectTimeoutError, requests.ConnectTimeout, _HandshakeFailed):
         return Retryable(f"{where}: not sent ({found}); check that the host is up and reachable", code="not_sent")
     return Ambiguous(f"{where}: sent, and no complete answer came ({found}); look the request up", code="answer_lost")
 

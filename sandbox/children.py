@@ -27,7 +27,7 @@ from sandbox.doors import SandboxError, make_folder, write_private
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2), <linux/prctl.h>
 _CLOCK_SLACK_S = 1.0  # psutil derives creation times from the boot time, which moves when the clock is set
 _POLL_S = 0.02
-_FAMILY_GRACE_S = 3.0  # children of a killed server need a moment to notice and let go of shared memory
+_FAMILY_GRACE_S = 1.0  # children of a killed server need a moment to notice and let go of shared memory
 
 
 @dataclass(frozen=True)

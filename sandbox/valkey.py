@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sandbox.children import Child, Command, end_leftovers, refuse_second
 from sandbox.doors import Door, SandboxError, log_tail, make_folder, remembered_door, write_private
@@ -138,7 +140,10 @@ maxmemory-policy noeviction
 
 def _answers(url: str) -> bool:
     try:
-        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+        # Without the client's own retries, which wait whole seconds.
+        with redis.Redis.from_url(
+            url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+        ) as client:
             return bool(client.ping())
     except redis.RedisError:  # refused, or still loading its file
         return False

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from kombu import Queue
 
-from config.policy import Spec, load_specs
-from config.settings import Settings, load_settings
+from config.policy import Spec, load_specs, tuned
+from config.settings import ConfigurationError, Settings, load_settings
 from config.timetable import TIMETABLE
 from delivery.intake import Intake
 from ledger.database import connect
@@ -33,6 +33,7 @@ RETRY_QUEUE = "retry"
 UPKEEP_QUEUE = "upkeep"
 # Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
 WORKER_THREADS = 16
+_NOT_RUNNING = "unset, and nothing runs in this folder; start `entrega up` here, or set it"
 
 
 class Entrega(Celery):
@@ -51,19 +52,21 @@ class Entrega(Celery):
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
-        """The integrations, by service."""
-        return load_specs()
+        """The integrations, by service, with the user's own numbers for the CRM."""
+        specs, settings = load_specs(), self.settings
+        crm = tuned(specs["crm"], timeout_s=settings.crm_timeout, most_retries=settings.crm_max_retries)
+        return {**specs, "crm": crm}
 
     @cached_property
     def database(self) -> "Database":
         """The pool of connections to Postgres.
 
         Raises:
-            RuntimeError: DATABASE_URL is unset, so this process cannot reach the ledger.
+            ConfigurationError: DATABASE_URL is unset, so this process cannot reach the ledger.
         """
         url = self.settings.database_url
         if url is None:
-            raise RuntimeError("DATABASE_URL is unset: start `entrega up` in this folder, or point it at a Postgres")
+            raise ConfigurationError({"DATABASE_URL": _NOT_RUNNING})
         return connect(url.get_secret_value(), pool_size=WORKER_THREADS, name="entrega")
 
     @cached_property
@@ -110,8 +113,10 @@ def _celery_settings() -> Mapping[str, Any]:
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
+    if settings.redis_url is None:
+        raise ConfigurationError({"REDIS_URL": _NOT_RUNNING})
     return {
-        "broker_url": settings.broker_url(),
+        "broker_url": settings.redis_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the default of 100 makes a worker give up
         "broker_channel_error_retry": True,  # READONLY after a failover is a channel error
@@ -167,7 +172,7 @@ def _behaviour(settings: Settings) -> dict[str, Any]:
         "resultrepr_maxsize": 64,
         "enable_utc": True,
         "timezone": "UTC",
-        "beat_schedule_filename": str(settings.data / "celerybeat-schedule"),
+        "beat_schedule_filename": str(settings.entrega_data / "celerybeat-schedule"),
     }
 
 

@@ -77,7 +77,7 @@ def configure_logging(
     handler.setFormatter(_MaskingFormatter(coloured=_is_for_a_person(mode, out), on_error=on_error))
     _replace_handlers(handler, number)
     _configure_structlog(number)
-    logging.captureWarnings(True)
+    logging.captureWarnings(capture=True)
     _log_what_nobody_caught()
 
 

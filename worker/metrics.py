@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -210,9 +211,9 @@ class _Folder(Collector):
     def collect(self) -> Iterable[Metric]:
         files = [str(each) for each in sorted(self._folder.glob("*.db"))]
         try:
-            return list(MultiProcessCollector.merge(files))
+            return _merged(files)
         except _UNREADABLE:
-            return list(MultiProcessCollector.merge([each for each in files if _is_readable(each)]))
+            return _merged([each for each in files if _is_readable(each)])
 
 
 class _Memory(Collector):
@@ -229,25 +230,31 @@ class _Memory(Collector):
 _UNREADABLE = (OSError, RuntimeError, ValueError, struct.error)
 
 
+def _merged(files: list[str]) -> list[Metric]:
+    return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]  # the library's own gap
+
+
 def _is_readable(file: str) -> bool:
     try:
-        MultiProcessCollector.merge([file])
+        _merged([file])
     except _UNREADABLE:
         return False
     return True
 
 
+@cache  # once for each process: two classes would each map, and tear, the same files
 def _count_by_host_and_pid() -> None:
     """Name this process's files by host and pid: two containers both have a process 1.
 
     The library reads `values.ValueClass` whenever a metric is made, and the class it chose tells whether the
     environment asked for files.
     """
-    if getattr(values.ValueClass, "_multiprocess", False) and values.ValueClass.__module__ == values.__name__:
+    if getattr(values.ValueClass, "_multiprocess", False):
         # No "_" in the name: the reader splits file names there.
         host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
         # The pid is asked for at every count, as the library does, because a fork must not share its parent's file.
-        values.ValueClass = values.MultiProcessValue(lambda: f"{host}-{os.getpid()}")
+        by_host_and_pid = values.MultiProcessValue(lambda: f"{host}-{os.getpid()}")  # type: ignore[no-untyped-call]
+        values.ValueClass = by_host_and_pid
 
 
 def _word(value: str) -> str:

@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
-from delivery.ports import Told
+from delivery.ports import Settlement
 from worker.metrics import Recorder
 
 
@@ -39,41 +39,40 @@ class AttemptTeller:
         self._recorder = recorder
         self._log: Log = log or structlog.stdlib.get_logger("entrega.attempts")
 
-    def tell(self, told: Told) -> None:
+    def tell(self, settlement: Settlement, *, method: str, endpoint: str) -> None:
         """Record the event; a log or a counter that fails changes nothing."""
+        fields = {"method": method, "endpoint": endpoint}
         with suppress(Exception):
-            self._log.log(_level(told.settlement.outcome), _event(told), **attempt_fields(told))
+            outcome = settlement.outcome
+            self._log.log(_level(outcome), _event(outcome), **fields, **attempt_fields(settlement))
         with suppress(Exception):
-            self._count(told)
+            self._count(settlement)
 
-    def _count(self, told: Told) -> None:
-        settlement, order = told.settlement, told.settlement.claimed.order
+    def _count(self, settlement: Settlement) -> None:
+        order, outcome = settlement.claimed.order, settlement.outcome
         where = {"service": order.command.service, "operation": order.command.kind}
-        if not _was_sent(settlement.outcome):
-            self._recorder.turned_back(**where, code=settlement.outcome.code)
+        if not _was_sent(outcome):
+            self._recorder.turned_back(**where, code=outcome.code)
             return
-        outcome = type(settlement.outcome).__name__.lower()
-        self._recorder.answered(**where, outcome=outcome, code=settlement.outcome.code, took=settlement.duration)
+        name = type(outcome).__name__.lower()
+        self._recorder.answered(**where, outcome=name, code=outcome.code, took=settlement.duration)
         if order.attempt > 1:
             self._recorder.retried(**where)
 
 
-def attempt_fields(told: Told) -> Mapping[str, object]:
-    """Return the fields of the attempt line.
+def attempt_fields(settlement: Settlement) -> Mapping[str, object]:
+    """Return the fields of the attempt line, the ones of the wire excepted.
 
-    Shape: {"service": "crm_integration", "action": "create_lead", "request_id": "0193...", "method": "POST",
-        "endpoint": "/api/v1/leads", "status_code": 201, "response_time_ms": 245, "retry_count": 0,
-        "user_id": "agent-001", "outcome": "succeeded", "code": "ok", "provider_code": null, "wait_s": null,
-        "attempt": 1, "fence": 1, "account": "crm:default"}
+    Shape: {"service": "crm_integration", "action": "create_lead", "request_id": "0193...", "status_code": 201,
+        "response_time_ms": 245, "retry_count": 0, "user_id": "agent-001", "outcome": "succeeded", "code": "ok",
+        "provider_code": null, "reason": null, "wait_s": null, "attempt": 1, "fence": 1, "account": "crm:default"}
     """
-    settlement, claimed = told.settlement, told.settlement.claimed
-    order, outcome = claimed.order, settlement.outcome
+    claimed, outcome = settlement.claimed, settlement.outcome
+    order = claimed.order
     return {
         "service": f"{order.command.service}_integration",
         "action": order.command.kind,
         "request_id": str(order.delivery_id),
-        "method": told.method,
-        "endpoint": told.endpoint,
         "status_code": settlement.http_status,
         "response_time_ms": settlement.duration // timedelta(milliseconds=1),
         "retry_count": order.attempt - 1,
@@ -81,16 +80,16 @@ def attempt_fields(told: Told) -> Mapping[str, object]:
         "outcome": type(outcome).__name__.lower(),
         "code": outcome.code,
         "provider_code": settlement.provider_code,
+        "reason": None if isinstance(outcome, Succeeded) else outcome.reason,
         "wait_s": outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None,
         "attempt": order.attempt,
         "fence": claimed.fence,
         "account": order.account,
-        **({"facts": dict(told.facts)} if told.facts else {}),
     }
 
 
-def _event(told: Told) -> str:
-    return "attempt" if _was_sent(told.settlement.outcome) else "gate_closed"
+def _event(outcome: Outcome) -> str:
+    return "attempt" if _was_sent(outcome) else "gate_closed"
 
 
 def _was_sent(outcome: Outcome) -> bool:

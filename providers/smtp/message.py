@@ -39,7 +39,7 @@ _URL = re.compile(r"https?://[\x21\x23-\x3b\x3d\x3f-\x7e]{1,900}")  # no blank, 
 # What no file system takes, path parts, and the marks that turn the reading order ("exe.pdf" for "fdp.exe").
 _NOT_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f<>:\"/\\|?*\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PART_HEADERS = {"content-type", "content-transfer-encoding", "content-disposition", "content-id", "mime-version"}
-_LOOSE = re.compile(rb"\r(?!\n)|(?<!\r)\n|[^\r\n]{999}|[^\x00-\x7f]")  # RFC 5321 §4.5.3.1.6: 998 a line
+_MOST_LINE = 998  # RFC 5321 §4.5.3.1.6
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,9 @@ def _check(raw: bytes, *, head: list[str], parts: int) -> None:
     Raises:
         ValueError: The bytes hold another header, another part, a loose CR or LF, or an overlong or 8-bit line.
     """
-    if _LOOSE.search(raw) or not raw.endswith(b"\r\n"):
+    lines = raw.split(b"\r\n")
+    loose = {raw.count(b"\r"), raw.count(b"\n")} != {len(lines) - 1}
+    if loose or lines[-1] or not raw.isascii() or max(map(len, lines)) > _MOST_LINE:
         raise ValueError("the finished message has loose line ends, or lines that are too long or not ASCII")
     found = BytesParser(policy=compat32).parsebytes(raw)
     walked = list(found.walk())

@@ -21,7 +21,7 @@ from providers.smtp.wire import Clock
 # Where servers put their own id into the final reply: Postfix, SendGrid and most others; Gmail; Amazon SES.
 # Source: Postfix, Gmail and SES submission logs as quoted by their documentation, read 2026-11-22.
 _QUEUE_IDS = (
-    re.compile(r"queued as ([A-Za-z0-9._/+=-]{1,128})", re.IGNORECASE),
+    re.compile(r"queued as ([A-Za-z0-9._/+=-]{1,128})(?![^\s;,)])", re.IGNORECASE),
     re.compile(r"([A-Za-z0-9._-]{1,128}) - gsmtp", re.IGNORECASE),
     re.compile(r"^ok ([0-9A-Za-z-]{16,128})$", re.IGNORECASE),
 )

@@ -1,12 +1,11 @@
 """Child processes: none survives its parent, none is mistaken for another."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -52,6 +51,7 @@ from sandbox.postgres import PostgresServer
 print(PostgresServer(Path(sys.argv[1]), durable=False).start(), flush=True)
 time.sleep(600)
 """
+StartParent = Callable[..., tuple[subprocess.Popen[str], str]]
 
 
 @pytest.fixture
@@ -62,15 +62,26 @@ def child(tmp_path: Path) -> Iterator[Child]:
     made.kill()
 
 
-def _parent(program: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    parent = subprocess.Popen(  # noqa: S603 - a program of this file
-        [sys.executable, "-c", program, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert parent.stdout is not None
-    return parent, parent.stdout.readline().strip()
+@pytest.fixture
+def start_parent() -> Iterator[StartParent]:
+    """Start a program of this file that has children, and return it with the line it printed."""
+    parents: list[subprocess.Popen[str]] = []
+
+    def _start(program: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+        parent = subprocess.Popen(  # noqa: S603 - a program of this file
+            [sys.executable, "-c", program, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,  # `-c` looks for our packages in the working folder
+        )
+        parents.append(parent)
+        assert parent.stdout is not None
+        return parent, parent.stdout.readline().strip()
+
+    yield _start
+    for parent in parents:
+        parent.kill()
+        parent.communicate()
 
 
 def _kill_nine(parent: subprocess.Popen[str]) -> None:
@@ -156,16 +167,16 @@ def test_a_stranger_with_a_recorded_pid_is_left_alone(child: Child, tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_on_linux_no_child_survives_kill_nine_of_its_parent(tmp_path: Path) -> None:
-    parent, pid = _parent(PARENT, str(tmp_path), "main-thread")
+def test_on_linux_no_child_survives_kill_nine_of_its_parent(start_parent: StartParent, tmp_path: Path) -> None:
+    parent, pid = start_parent(PARENT, str(tmp_path), "main-thread")
 
     _kill_nine(parent)
 
     assert _is_gone(int(pid))
 
 
-def test_a_new_start_ends_what_a_killed_parent_left_behind(tmp_path: Path) -> None:
-    parent, pid = _parent(PARENT, str(tmp_path), "side-thread")
+def test_a_new_start_ends_what_a_killed_parent_left_behind(start_parent: StartParent, tmp_path: Path) -> None:
+    parent, pid = start_parent(PARENT, str(tmp_path), "side-thread")
     _kill_nine(parent)
     survived = psutil.pid_exists(int(pid))
 
@@ -176,8 +187,8 @@ def test_a_new_start_ends_what_a_killed_parent_left_behind(tmp_path: Path) -> No
     assert _is_gone(int(pid))
 
 
-def test_postgres_starts_again_at_once_after_kill_nine_of_its_parent(tmp_path: Path) -> None:
-    parent, url = _parent(POSTGRES_PARENT, str(tmp_path / "data"))
+def test_postgres_starts_again_at_once_after_kill_nine_of_its_parent(start_parent: StartParent, tmp_path: Path) -> None:
+    parent, url = start_parent(POSTGRES_PARENT, str(tmp_path / "data"))
     with psycopg.connect(url) as connection:
         connection.execute("create table kept as select 7 as n")
     _kill_nine(parent)

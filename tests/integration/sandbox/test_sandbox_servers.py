@@ -10,6 +10,8 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sandbox.doors import SandboxError
 from sandbox.postgres import PostgresServer, temporary_postgres
@@ -158,7 +160,7 @@ def test_valkey_never_evicts_and_writes_every_command_down(valkey: ValkeyServer)
 def test_valkey_refuses_strangers_and_keeps_its_password_private(valkey: ValkeyServer) -> None:
     port = int(valkey.url.rsplit(":", 1)[1].split("/")[0])
 
-    with redis.Redis(port=port) as client, pytest.raises(redis.AuthenticationError):
+    with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client, pytest.raises(redis.AuthenticationError):
         client.ping()
 
     assert stat.S_IMODE((valkey.data / "valkey.conf").stat().st_mode) == 0o600

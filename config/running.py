@@ -1,0 +1,46 @@
+"""Where the system that runs on this machine answers: `entrega up` writes it down, every other process reads it.
+
+So a second terminal, a producer or `celery -A worker worker` in the same folder finds the embedded servers without any
+variable set. What the environment says always wins.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_NAME = "running.json"
+
+
+def announce(data: Path, variables: Mapping[str, str]) -> None:
+    """Write down where this process's system answers, readable by its owner only.
+
+    Args:
+        data: The data folder.
+        variables: Environment variables by name, e.g. {"DATABASE_URL": "postgresql://..."}.
+    """
+    file = data / _NAME
+    draft = file.with_suffix(".draft")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        json.dump({"pid": os.getpid(), "variables": dict(variables)}, out)
+    draft.replace(file)
+
+
+def retract(data: Path) -> None:
+    """Take back what `announce` wrote."""
+    (data / _NAME).unlink(missing_ok=True)
+
+
+def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment for a process of ours: what stands in our own, and these variables over it."""
+    return {**os.environ, **variables}
+
+
+def announced(data: Path) -> Mapping[str, str]:
+    """Return the variables of the system that runs here; empty when none does, or its parent process has ended."""
+    try:
+        found = json.loads((data / _NAME).read_text())
+        os.kill(int(found["pid"]), 0)  # signal 0 asks whether the process is there
+        return {str(name): str(value) for name, value in found["variables"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

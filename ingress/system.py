@@ -1,0 +1,253 @@
+"""The whole system on one machine: servers, workers, beat and the web page as child processes that are looked after.
+
+A part that dies is started again. When this process dies, however it dies, its children go with it.
+"""
+
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from config.running import announce, child_environment, retract
+from config.settings import Settings
+from ledger.database import connect
+from ledger.operating import Desk
+from ledger.schema import migrate
+from sandbox.children import Child, Command, end_leftovers
+from sandbox.doors import SandboxError, free_port, log_tail
+from sandbox.postgres import PostgresServer
+from sandbox.standins import Addresses, launch, sandbox_environment
+from sandbox.valkey import ValkeyServer
+from worker.flower import USER, flower_password
+from worker.metrics import clear_metrics_folder
+
+_READY_WITHIN = timedelta(seconds=40)
+_RESTART_PAUSE = timedelta(seconds=1)
+
+
+class Part(Protocol):
+    """A process that is looked after."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it is alive."""
+
+    def start(self) -> object:
+        """Start it."""
+
+    def stop(self) -> None:
+        """End it in good order."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        sandbox: Also run stand-ins for the CRM, WhatsApp and mail.
+        workers: Worker processes, 16 threads each.
+    """
+
+    settings: Settings
+    sandbox: bool = False
+    flower: bool = False
+    workers: int = 1
+
+
+@dataclass
+class System:
+    """Starts, watches and stops the parts. Use it from the main thread.
+
+    Attributes:
+        say: Called with one sentence for each step, for a person to read.
+        variables: What the parts were told through their environment; producers need the same.
+    """
+
+    plan: Plan
+    say: Callable[[str], None]
+    variables: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    standins: Addresses | None = None
+    _down_since: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Path:
+        """The data folder, absolute."""
+        return self.plan.settings.entrega_data.resolve()
+
+    @property
+    def url(self) -> str:
+        """Where the web page answers."""
+        return f"http://{self.variables['ENTREGA_HOST']}:{self.variables['ENTREGA_PORT']}"
+
+    def start(self) -> None:
+        """Start everything and return once it is ready.
+
+        Raises:
+            SandboxError: A part did not start; the message says which, why, and what to do.
+            LedgerUnavailable: The database that DATABASE_URL names does not answer.
+        """
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in end_leftovers(self.data):
+            self.say(f"ended {name}, left behind by an earlier run")
+        self._choose_address()
+        self._start_servers()
+        self._prepare_ledger()
+        self._start_processes()
+        announce(self.data, self.variables)
+        self._await_ready()
+
+    def watch(self) -> None:
+        """Start again what has died. Call this every second or so."""
+        for name, part in self.parts.items():
+            if part.running:
+                self._down_since.pop(name, None)
+            elif time.monotonic() - self._down_since.setdefault(name, time.monotonic()) > _RESTART_PAUSE.total_seconds():
+                self.say(f"{name} ended by itself and is started again")
+                part.stop()  # clears what is left of it
+                part.start()
+
+    def stop(self) -> None:
+        """Stop everything in good order: first the doors, then the workers, the servers last."""
+        retract(self.data)
+        for name in reversed(self.parts):
+            self.say(f"stopping {name}")
+            self.parts[name].stop()
+        self.parts.clear()
+
+    def _choose_address(self) -> None:
+        settings = self.plan.settings
+        port = settings.entrega_port or free_port()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.entrega_host, port))
+            except OSError as err:
+                address = f"{settings.entrega_host}:{port}"
+                raise SandboxError(f"{address} is taken; stop what listens there or set ENTREGA_PORT") from err
+        metrics = self.data / "metrics"
+        clear_metrics_folder(metrics)
+        self.variables |= {
+            "ENTREGA_HOST": settings.entrega_host,
+            "ENTREGA_PORT": str(port),
+            "ENTREGA_DATA": str(self.data),
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        }
+
+    def _start_servers(self) -> None:
+        settings = self.plan.settings
+        if settings.database_url is None:
+            postgres = PostgresServer(self.data)
+            self.variables["DATABASE_URL"] = self._started("postgres", postgres, postgres.start)
+            if postgres.note:
+                self.say(postgres.note)
+        else:
+            self.variables["DATABASE_URL"] = settings.database_url.get_secret_value()
+        if settings.redis_url is None:
+            valkey = ValkeyServer(self.data)
+            self.variables["REDIS_URL"] = self._started("valkey", valkey, valkey.start)
+        else:
+            self.variables["REDIS_URL"] = settings.redis_url.get_secret_value()
+        if self.plan.sandbox:
+            child, self.standins = launch(self.data)
+            self.parts["standins"] = child
+            self.variables |= sandbox_environment(self.standins_or_fail)
+            self.say(f"stand-ins answer: CRM {self.standins.crm_url}, Graph API {self.standins.graph_url}")
+
+    @property
+    def standins_or_fail(self) -> Addresses:
+        """The stand-ins' addresses.
+
+        Raises:
+            SandboxError: This system runs without stand-ins.
+        """
+        if self.standins is None:
+            raise SandboxError("this system runs without stand-ins: start it with --sandbox")
+        return self.standins
+
+    def _started(self, name: str, part: Part, start: Callable[[], str]) -> str:
+        url = start()
+        self.parts[name] = part
+        self.say(f"{name} answers on this machine")
+        return url
+
+    def _prepare_ledger(self) -> None:
+        engine = connect(self.variables["DATABASE_URL"], pool_size=1, name="entrega up")
+        before, after = migrate(engine)
+        Desk(engine, actor="up").forget_ticks()
+        engine.dispose()
+        self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))
+
+    def _start_processes(self) -> None:
+        for n in range(1, self.plan.workers + 1):
+            options = (f"--hostname=worker{n}@%h", "--loglevel=INFO", "--without-gossip", "--without-mingle")
+            self._celery(f"worker{n}", "worker", *options)
+        self._celery("beat", "beat", "--loglevel=INFO", f"--pidfile={self.data / 'beat.pid'}")
+        self._python("web", "-m", "ingress.web")
+        if self.plan.flower:
+            self.variables |= {"FLOWER_PORT": str(free_port(5555))}
+            self._celery("flower", "flower")
+
+    def _celery(self, name: str, *arguments: str) -> None:
+        self._python(name, "-m", "celery", "-A", "worker", *arguments)
+
+    def _python(self, name: str, *arguments: str) -> None:
+        environment = child_environment(self.variables)
+        log = self.data / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        child = Child(self.data, Command(name, (sys.executable, *arguments), log=log, env=environment))
+        child.start()
+        self.parts[name] = child
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + _READY_WITHIN.total_seconds()
+        while time.monotonic() < deadline:
+            self._check_alive()
+            if _answers(f"{self.url}/health/ready"):
+                return
+            time.sleep(0.1)
+        tails = "\n".join(f"--- {name}\n{log_tail(self.data / 'logs' / f'{name}.log')}" for name in ("worker1", "beat", "web"))
+        raise SandboxError(f"the system was not ready within {_READY_WITHIN.seconds} s; the last lines of its logs:\n{tails}")
+
+    def _check_alive(self) -> None:
+        for name, part in self.parts.items():
+            if not part.running:
+                log = self.data / "logs" / f"{name}.log"
+                raise SandboxError(f"{name} ended at start; the last lines of {log}:\n{log_tail(log)}")
+
+
+def addresses(system: System) -> Mapping[str, str]:
+    """Return where a person finds the parts that have a page or a port.
+
+    Shape: {"ingress": "http://127.0.0.1:8080", "database": "postgresql://...", "redis": "redis://..."}
+    """
+    found = {
+        "ingress": system.url,
+        "database": system.variables["DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://"),
+        "redis": system.variables["REDIS_URL"],
+        "logs": str(system.data / "logs"),
+    }
+    if "FLOWER_PORT" in system.variables:
+        found["flower"] = f"http://127.0.0.1:{system.variables['FLOWER_PORT']}"
+        found["flower_login"] = f"{USER}:{flower_password(system.data)}"
+    if system.standins is not None:
+        found |= {
+            "sandbox_crm": system.standins.crm_url,
+            "sandbox_graph": system.standins.graph_url,
+            "sandbox_smtp": f"127.0.0.1:{system.standins.smtp_port}",
+        }
+    return found
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own page, http to ENTREGA_HOST
+            return bool(answer.status == 200)  # noqa: PLR2004 - HTTP
+    except (urllib.error.URLError, OSError):
+        return False

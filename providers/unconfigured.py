@@ -1,0 +1,41 @@
+"""What stands in the place of an account whose settings are missing: it says which, and nobody is called."""
+
+from dataclasses import dataclass
+
+from delivery.errors import Permanent
+from delivery.outcomes import Receipt
+from delivery.ports import Order
+
+
+@dataclass(frozen=True)
+class Unconfigured:
+    """An account that cannot be used yet.
+
+    Attributes:
+        account: Its name, e.g. "crm:default".
+        missing: The variables to set.
+    """
+
+    account: str
+    missing: tuple[str, ...]
+
+    def send(self, order: Order) -> Receipt:  # noqa: ARG002 - the port's shape
+        """Refuse, so that the account and its deliveries are held until the settings are there.
+
+        Raises:
+            Permanent: Always; the message names the variables and the next step.
+        """
+        raise self._verdict()
+
+    def probe(self) -> str:
+        """Refuse for the same reason.
+
+        Raises:
+            Permanent: Always.
+        """
+        raise self._verdict()
+
+    def _verdict(self) -> Permanent:
+        names = ", ".join(self.missing)
+        advice = f"set {names}, restart the workers, then run: entrega resume {self.account}"
+        return Permanent(f"{self.account} is not set up: {advice}", code="misconfigured")

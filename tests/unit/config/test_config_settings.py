@@ -1,0 +1,388 @@
+"""The environment is read once, checked as a whole, and never repeated in a message."""
+
+import base64
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import config.settings
+from config.settings import ConfigurationError, Settings, load_settings
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+OTHER_KEY = base64.b64encode(bytes(32)).decode()
+PRODUCTION = {
+    "ENTREGA_ENV": "production",
+    "ENTREGA_MASTER_KEYS": KEY,
+    "DATABASE_URL": "postgresql://entrega:s3gredo-banco@db.example/entrega",
+    "REDIS_URL": "rediss://:s3gredo-redis@redis.example:6379/0",
+}
+
+SECRETS = (
+    "CRM_API_KEY",
+    "CRM_CLIENT_SECRET",
+    "WHATSAPP_ACCESS_TOKEN",
+    "WHATSAPP_APP_SECRET",
+    "WHATSAPP_VERIFY_TOKEN",
+    "SMTP_PASSWORD",
+    "ENTREGA_BOOTSTRAP_KEY",
+)
+IMPORT_AND_WATCH = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+import config.settings, config.policy, config.timetable
+sys.exit(any(each.endswith((".env", ".yaml")) for each in opened))
+"""
+
+
+@pytest.fixture(autouse=True)
+def env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """An environment and a working directory with nothing in them."""
+    empty: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", empty)
+    monkeypatch.chdir(tmp_path)
+    return empty
+
+
+def _refusal() -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    return caught.value
+
+
+def test_nothing_needs_to_be_set_in_the_sandbox() -> None:
+    settings = load_settings()
+
+    assert (settings.entrega_env, settings.entrega_host, settings.entrega_port) == ("sandbox", "127.0.0.1", 8080)
+    assert (settings.entrega_data, settings.entrega_log) == (Path(".entrega"), "auto")
+    assert settings.database_url is None
+    assert settings.redis_url is None
+    assert settings.enable_metrics
+
+
+def test_a_complete_production_environment_is_accepted(env: dict[str, str]) -> None:
+    env.update(PRODUCTION, CRM_API_URL="https://crm.example/", CRM_TIMEOUT="30", CRM_MAX_RETRIES="3")
+
+    settings = load_settings()
+
+    assert settings.crm_api_url == "https://crm.example"
+    assert (settings.crm_timeout, settings.crm_max_retries) == (30, 3)
+
+
+def test_a_dot_env_file_is_read_and_the_environment_wins(env: dict[str, str]) -> None:
+    Path(".env").write_text("ENTREGA_PORT=9000\nENTREGA_LOG=json\nUNRELATED=1\n", encoding="utf-8")
+    env["ENTREGA_LOG"] = "console"
+
+    settings = load_settings()
+
+    assert (settings.entrega_port, settings.entrega_log) == (9000, "console")
+
+
+def test_an_empty_variable_counts_as_unset(env: dict[str, str]) -> None:
+    env["CRM_API_URL"] = ""
+
+    assert load_settings().crm_api_url is None
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_outside_the_sandbox_real_servers_and_keys_are_required(env: dict[str, str], environment: str) -> None:
+    env["ENTREGA_ENV"] = environment
+
+    refusal = _refusal()
+
+    assert set(refusal.issues) == {"DATABASE_URL", "REDIS_URL", "ENTREGA_MASTER_KEYS"}
+
+
+def test_everything_that_is_wrong_is_told_at_once(env: dict[str, str]) -> None:
+    env.update(
+        ENTREGA_ENV="production",
+        ENTREGA_PORT="eighty",
+        CRM_API_URL="http://crm.example",
+        CRM_TIMEOUT="-1",
+        WHATSAPP_PHONE_NUMBER_ID="+5511999990001",
+        SMTP_HOST="smtp.example",
+        FROM_EMAIL="nobody",
+    )
+
+    refusal = _refusal()
+
+    assert set(refusal.issues) == {
+        "ENTREGA_PORT",
+        "ENTREGA_MASTER_KEYS",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "CRM_API_URL",
+        "CRM_TIMEOUT",
+        "WHATSAPP_PHONE_NUMBER_ID",
+        "SMTP_PASSWORD",
+        "FROM_EMAIL",
+    }
+    assert "9 setting(s) missing or wrong" in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("ENTREGA_ENV", "prod", "'sandbox', 'staging' or 'production'"),
+        ("ENTREGA_LOG", "xml", "'auto', 'json' or 'console'"),
+        ("ENTREGA_PORT", "70000", "less than or equal to 65535"),
+        ("ENTREGA_MASTER_KEYS", "s3gredo!", "key 1 is not base64"),
+        ("ENTREGA_MASTER_KEYS", f"{KEY},czNncmVkbw==", "key 2 has 7 bytes; wanted base64 of exactly 32"),
+        ("ENTREGA_MASTER_KEYS", f"{KEY},{KEY}", "a key stands twice"),
+        ("ENTREGA_BOOTSTRAP_KEY", "s3gredo com espaco", "one word of plain ASCII"),
+        ("DATABASE_URL", "mysql://root:s3gredo@db/x", "wanted postgresql://user:password@host:5432/database"),
+        ("REDIS_URL", "http://:s3gredo@redis", "wanted redis://host:6379/0"),
+        ("REDIS_PORT", "0", "greater than or equal to 1"),
+        ("ENABLE_METRICS", "perhaps", "valid boolean"),
+        ("SENTRY_DSN", "https://s3gredo.example/1", "wanted the DSN of the project"),
+        ("CRM_API_URL", "crm.example", "wanted a full URL such as https://"),
+        ("CRM_API_URL", "https://user:s3gredo@crm.example", "must not hold a user, a password"),
+        ("CRM_API_URL", "https://crm.example/?token=s3gredo", "must not hold a user, a password"),
+        ("CRM_API_URL", "http://127.0.0.1:80\\@crm.example/", "wanted a full URL"),
+        ("CRM_API_URL", "https://crm.example:99999", "wanted a full URL"),
+        ("CRM_API_KEY", "s3gredo\nInjected: x", "one word of plain ASCII"),
+        ("CRM_MAX_RETRIES", "-1", "greater than or equal to 0"),
+        ("WHATSAPP_ACCESS_TOKEN", "s3gredo s3gredo", "one word of plain ASCII"),
+        ("WHATSAPP_PHONE_NUMBER_ID", "../s3gredo", "wanted digits only"),
+        ("SMTP_HOST", "smtp://s3gredo.example/", "without scheme or port"),
+        ("FROM_EMAIL", "Equipe <s3gredo@example.com>", "one plain address"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_is_wanted_and_never_quoted(
+    env: dict[str, str], name: str, value: str, wanted: str
+) -> None:
+    env[name] = value
+
+    refusal = _refusal()
+
+    assert list(refusal.issues) == [name]
+    assert wanted in refusal.issues[name]
+    assert "s3gredo" not in str(refusal)
+    assert refusal.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["CRM_API_URL", "CRM_TOKEN_URL", "WHATSAPP_API_URL", "WHATSAPP_WEBHOOK_URL"])
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ("sandbox", "http://crm.example"),
+        ("sandbox", "http://10.0.0.1:8000"),
+        ("sandbox", "http://127.0.0.1.crm.example"),
+        ("sandbox", "http://0.0.0.0:8000"),
+        ("production", "http://127.0.0.1:8000"),
+        ("staging", "http://localhost:8000"),
+    ],
+)
+def test_plain_http_is_refused_but_to_loopback_in_the_sandbox(
+    env: dict[str, str], name: str, environment: str, url: str
+) -> None:
+    env.update(PRODUCTION, ENTREGA_ENV=environment)
+    env[name] = url
+
+    refusal = _refusal()
+
+    assert "plain http:// is accepted in sandbox only" in refusal.issues[name]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:8000", "http://[::1]:8000"])
+def test_plain_http_to_loopback_is_accepted_in_the_sandbox(env: dict[str, str], url: str) -> None:
+    env["CRM_API_URL"] = url
+
+    assert load_settings().crm_api_url == url
+
+
+@pytest.mark.parametrize(
+    ("environment", "host"), [("sandbox", "smtp.example"), ("production", "127.0.0.1"), ("production", "smtp.example")]
+)
+def test_mail_without_a_login_is_refused_but_to_loopback_in_the_sandbox(
+    env: dict[str, str], environment: str, host: str
+) -> None:
+    env.update(PRODUCTION, ENTREGA_ENV=environment, SMTP_HOST=host)
+
+    refusal = _refusal()
+
+    assert "SMTP without a login is accepted in sandbox only" in refusal.issues["SMTP_PASSWORD"]
+
+
+def test_mail_to_loopback_may_be_plain_in_the_sandbox(env: dict[str, str]) -> None:
+    env.update(SMTP_HOST="localhost", SMTP_PORT="2525", FROM_EMAIL="avisos@exemplo.com.br")
+
+    settings = load_settings()
+
+    assert settings.smtp_may_be_plain
+    assert settings.configured_services()["email"] == ()
+
+
+def test_a_user_without_a_password_is_refused(env: dict[str, str]) -> None:
+    env.update(SMTP_HOST="localhost", SMTP_USER="robo")
+
+    assert "set both or neither" in _refusal().issues["SMTP_PASSWORD"]
+
+
+@pytest.mark.parametrize(
+    ("given", "port", "use_ssl"),
+    [
+        ({}, 465, True),
+        ({"SMTP_PORT": "465"}, 465, True),
+        ({"SMTP_PORT": "587"}, 587, False),
+        ({"SMTP_PORT": "2525"}, 2525, False),
+        ({"SMTP_USE_SSL": "false"}, 587, False),
+        ({"SMTP_USE_SSL": "true", "SMTP_PORT": "2525"}, 2525, True),
+    ],
+)
+def test_the_smtp_port_and_its_encryption_follow_each_other(
+    env: dict[str, str], given: dict[str, str], port: int, *, use_ssl: bool
+) -> None:
+    env.update(given)
+
+    settings = load_settings()
+
+    assert (settings.smtp_submission_port, settings.smtp_use_ssl) == (port, use_ssl)
+
+
+@pytest.mark.parametrize(("port", "use_ssl"), [("465", "false"), ("587", "true")])
+def test_a_port_that_cannot_speak_the_wanted_encryption_is_refused(
+    env: dict[str, str], port: str, use_ssl: str
+) -> None:
+    env.update(SMTP_PORT=port, SMTP_USE_SSL=use_ssl)
+
+    assert "does not fit SMTP_PORT" in _refusal().issues["SMTP_USE_SSL"]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_every_spelling_of_a_postgres_url_is_understood(env: dict[str, str], scheme: str) -> None:
+    env["DATABASE_URL"] = f"{scheme}://u:p@db.example/entrega"
+
+    settings = load_settings()
+
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql+psycopg://u:p@db.example/entrega"
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({"REDIS_HOST": "redis.example"}, "redis://redis.example:6379/0"),
+        ({"REDIS_HOST": "redis.example", "REDIS_PORT": "6380"}, "redis://redis.example:6380/0"),
+        ({"REDIS_PORT": "6380"}, "redis://127.0.0.1:6380/0"),
+        ({"REDIS_HOST": "::1"}, "redis://[::1]:6379/0"),
+        ({"REDIS_HOST": "redis.example", "REDIS_URL": "redis://other.example/1"}, "redis://other.example/1"),
+    ],
+)
+def test_host_and_port_stand_in_for_a_missing_redis_url(env: dict[str, str], given: dict[str, str], url: str) -> None:
+    env.update(given)
+
+    settings = load_settings()
+
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == url
+
+
+def test_host_and_port_are_enough_outside_the_sandbox(env: dict[str, str]) -> None:
+    env.update(PRODUCTION, REDIS_HOST="redis.example")
+    del env["REDIS_URL"]
+
+    assert load_settings().redis_url is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "service", "absent"),
+    [
+        ({}, "crm", ("CRM_API_URL", "CRM_CLIENT_ID", "CRM_CLIENT_SECRET", "or CRM_API_KEY")),
+        ({"CRM_API_URL": "https://crm.example", "CRM_API_KEY": "k"}, "crm", ()),
+        ({"CRM_API_URL": "https://crm.example", "CRM_CLIENT_ID": "i"}, "crm", ("CRM_CLIENT_SECRET",)),
+        ({"CRM_API_KEY": "k"}, "crm", ("CRM_API_URL",)),
+        ({"WHATSAPP_ACCESS_TOKEN": "t"}, "whatsapp", ("WHATSAPP_PHONE_NUMBER_ID",)),
+        ({"WHATSAPP_ACCESS_TOKEN": "t", "WHATSAPP_PHONE_NUMBER_ID": "109"}, "whatsapp", ()),
+        ({}, "email", ("SMTP_HOST", "SMTP_USER", "SMTP_PASSWORD", "FROM_EMAIL")),
+        ({"SMTP_HOST": "s.example", "SMTP_USER": "u", "SMTP_PASSWORD": "p"}, "email", ("FROM_EMAIL",)),
+    ],
+)
+def test_each_service_tells_which_variables_it_still_lacks(
+    env: dict[str, str], given: dict[str, str], service: str, absent: tuple[str, ...]
+) -> None:
+    env.update(given)
+
+    assert load_settings().configured_services()[service] == absent
+
+
+def test_the_urls_for_the_forms_hold_no_secret(env: dict[str, str]) -> None:
+    env.update(CRM_API_URL="https://crm.example", CRM_API_KEY="s3gredo", SMTP_HOST="::1")
+
+    assert load_settings().urls() == {"CRM_API_URL": "https://crm.example", "SMTP_HOST": "[::1]", "SMTP_PORT": "465"}
+
+
+def test_no_secret_shows_when_settings_are_printed(env: dict[str, str]) -> None:
+    env.update(PRODUCTION, SMTP_USER="robo", SENTRY_DSN="https://s3gredo@sentry.example/1")
+    env.update(dict.fromkeys(SECRETS, "s3gredo"))
+
+    settings = load_settings()
+
+    printed = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "s3gredo" not in printed
+    assert KEY not in printed
+
+
+def test_settings_cannot_be_changed_once_read() -> None:
+    settings = load_settings()
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.entrega_port = 1  # type: ignore[misc] # the point of the case
+
+
+def test_master_keys_keep_their_order_because_the_first_one_seals(env: dict[str, str]) -> None:
+    env["ENTREGA_MASTER_KEYS"] = f"{KEY}, {OTHER_KEY}"
+
+    assert load_settings().master_keys() == (bytes(range(32)), bytes(32))
+
+
+def test_the_sandbox_makes_a_master_key_once_and_only_its_owner_may_read_it(env: dict[str, str]) -> None:
+    env["ENTREGA_DATA"] = "data"
+    settings = load_settings()
+
+    first, again = settings.master_keys(), settings.master_keys()
+
+    kept = Path("data/master.key")
+    assert first == again
+    assert [len(key) for key in first] == [32]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_damaged_master_key_is_never_replaced() -> None:
+    kept = Path(".entrega/master.key")
+    kept.parent.mkdir()
+    kept.write_text("damaged", encoding="ascii")
+
+    with pytest.raises(ConfigurationError, match="restore it from a backup, or set ENTREGA_MASTER_KEYS"):
+        load_settings().master_keys()
+
+    assert kept.read_text(encoding="ascii") == "damaged"
+
+
+def test_importing_the_settings_reads_no_file_and_minds_no_variable() -> None:
+    root, wrong = Path(config.settings.__file__).parents[1], {"ENTREGA_PORT": "eighty"}
+
+    done = subprocess.run(  # noqa: S603 - our own interpreter and words
+        [sys.executable, "-c", IMPORT_AND_WATCH], cwd=root, env=wrong, capture_output=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_given_by_hand_are_checked_alike() -> None:
+    with pytest.raises(ValueError, match="plain http"):
+        Settings(crm_api_url="http://crm.example")
+
+
+def test_a_configuration_error_survives_the_border_between_processes() -> None:
+    error = ConfigurationError({"DATABASE_URL": "required"})
+
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+
+    assert (str(copy), copy.issues) == (str(error), error.issues)

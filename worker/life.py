@@ -1,0 +1,115 @@
+"""The life of a worker process: logs first, then the ledger, then the engine, then work."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from celery import signals
+
+from config.settings import ConfigurationError
+from delivery.errors import LedgerUnavailable
+from ledger.schema import check_schema
+from tasks.commands import message_refused
+from worker.logs import configure_logging
+from worker.metrics import Recorder, make_recorder
+from worker.sentry import report_error, start_sentry
+from worker.wiring import build_engine
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+_log = structlog.get_logger(__name__)
+_OURS = ("config", "delivery", "ledger", "providers", "tasks", "worker")
+_RELEASE = "entrega@0.1.0"
+
+
+def attach(app: "Entrega") -> None:
+    """Connect the application to Celery's signals; nothing is read or reached until a process starts."""
+    app.add_defaults(lambda: {"worker_consumer": "worker.consumer:QuietConsumer"})
+
+    if "flower" in sys.argv:
+        _guard_flower(app)
+
+    @cache
+    def recorder() -> Recorder:
+        return make_recorder(enabled=app.settings.enable_metrics)
+
+    app.engine_factory = lambda: build_engine(app, recorder())
+
+    @signals.setup_logging.connect(weak=False)
+    def _logs(**_: Any) -> None:
+        begin(app)
+
+    @signals.worker_init.connect(weak=False)
+    def _worker(**_: Any) -> None:
+        begin(app)  # Celery sets its logs up later, and waiting for the ledger must be heard
+        await_ledger(app, pauses=_pauses())
+        _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
+
+    @signals.worker_ready.connect(weak=False)
+    def _ready(**_: Any) -> None:
+        _log.info("worker_ready", worker=app.engine.worker, accounts=sorted(app.engine.providers))
+        app.tasks["sweep"].apply_async()
+
+    @message_refused.connect(weak=False)
+    def _refused(reason: str = "", **_: Any) -> None:
+        recorder().message_rejected(reason=reason)
+
+
+def begin(app: "Entrega") -> None:
+    """Set up what every process needs: packages of ours, settings, logs, Sentry.
+
+    Raises:
+        SystemExit: A setting is missing or wrong, or a package is not ours; the message says what to do.
+    """
+    _check_packages()
+    try:
+        settings = app.settings
+    except ConfigurationError as err:
+        raise SystemExit(str(err)) from None
+    configure_logging(settings.entrega_log, "INFO", on_error=report_error)
+    start_sentry(settings.sentry_dsn, environment=settings.entrega_env, release=_RELEASE)
+
+
+def await_ledger(app: "Entrega", *, pauses: Iterator[float], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Return once Postgres answers with the schema this code needs; until then say so and try again."""
+    while True:
+        try:
+            check_schema(app.database)
+        except LedgerUnavailable as err:
+            wait = next(pauses)
+            _log.warning("ledger_away", reason=str(err), retry_in_s=wait)
+            sleep(wait)
+        else:
+            return
+
+
+def _guard_flower(app: "Entrega") -> None:
+    from worker.flower import USER, guard_flower  # Flower and Tornado are for this one process
+
+    begin(app)
+    guard_flower(app.settings.entrega_data)
+    password_file = app.settings.entrega_data / "flower.password"
+    _log.info("flower_guarded", user=USER, password_file=str(password_file), override="FLOWER_BASIC_AUTH=user:password")
+
+
+def _pauses() -> Iterator[float]:
+    yield from (1, 2, 4)
+    while True:
+        yield 8
+
+
+def _check_packages() -> None:
+    # Another distribution named `config` exists on the index and overwrites ours without a word.
+    home = Path(__file__).resolve().parent.parent
+    for name in _OURS:
+        found = Path(str(import_module(name).__file__)).resolve()
+        if found.parent.parent != home:
+            print(f"The package {name!r} comes from {found.parent}, not from Entrega.", file=sys.stderr)  # noqa: T201 - logs are not up yet
+            raise SystemExit(f"Another distribution overwrote {name!r}: reinstall Entrega in a fresh virtual environment.")
+

@@ -1,0 +1,121 @@
+"""Puts the delivery engine together: one provider for each account, from the settings and the specs."""
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import getpid
+from typing import TYPE_CHECKING
+
+from redis import Redis
+
+from config.policy import Spec
+from config.settings import Settings
+from delivery.engine import Engine
+from delivery.errors import Permanent
+from delivery.ports import Provider
+from ledger.sealing import keyed_hash, seal, unseal
+from providers.crm_rest import CrmRest
+from providers.http import HttpClient
+from providers.oauth import ApiKey, ClientCredentials, Credentials, TokenSource
+from providers.smtp import Smtp
+from providers.unconfigured import Unconfigured
+from providers.whatsapp_cloud import WhatsAppCloud
+from worker.metrics import Recorder
+from worker.telling import AttemptTeller
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+_TOKEN_PLACE = "redis.token"  # noqa: S105 - the name of a place, not a password
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What providers are built from."""
+
+    settings: Settings
+    http: HttpClient
+    redis: Redis | None
+    token_key: bytes
+
+
+def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
+    """Return the engine of this worker process.
+
+    Raises:
+        LedgerUnavailable: Postgres is away: the key that protects cached tokens is kept there.
+    """
+    redis_url = app.settings.redis_url
+    redis = Redis.from_url(redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) if redis_url else None
+    token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
+    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
+    providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
+    worker = f"{socket.gethostname()}:{getpid()}"
+    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker)
+
+
+def _provider(parts: _Parts, spec: Spec) -> Provider:
+    account = f"{spec.name}:default"
+    missing = parts.settings.configured_services()[spec.name]
+    if missing:
+        return Unconfigured(account, missing)
+    try:
+        return _ADAPTERS[spec.adapter](parts, spec)
+    except Permanent as err:
+        return Unconfigured(account, (f"it again ({err})",))
+
+
+def _crm_rest(parts: _Parts, spec: Spec) -> Provider:
+    base_url = spec.base_url(parts.settings.entrega_env, parts.settings.urls())
+    return CrmRest(spec=spec, base_url=base_url, credentials=_crm_credentials(parts, spec), http=parts.http)
+
+
+def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
+    settings, auth = parts.settings, spec.authentication
+    token_url = spec.token_url(settings.entrega_env, settings.urls())
+    if not (settings.crm_client_id and settings.crm_client_secret and token_url and auth.renewal and auth.token_life):
+        return ApiKey(settings.crm_api_key or "")
+    return TokenSource(
+        service=spec.name,
+        credentials=ClientCredentials(
+            token_url, settings.crm_client_id, settings.crm_client_secret, auth.scope, auth.token_life
+        ),
+        http=parts.http,
+        timeouts=spec.operations["create_lead"].timeouts,
+        margin=auth.renewal.margin,
+        redis=parts.redis,
+        seal=lambda plain: seal(parts.token_key, plain, _TOKEN_PLACE),
+        unseal=lambda sealed: unseal(parts.token_key, sealed, _TOKEN_PLACE),
+    )
+
+
+def _whatsapp_cloud(parts: _Parts, spec: Spec) -> Provider:
+    settings = parts.settings
+    return WhatsAppCloud(
+        spec=spec,
+        base_url=spec.base_url(settings.entrega_env, settings.urls()),
+        phone_number_id=settings.whatsapp_phone_number_id or "",
+        token=settings.whatsapp_access_token or "",
+        http=parts.http,
+    )
+
+
+def _smtp(parts: _Parts, spec: Spec) -> Provider:
+    settings = parts.settings
+    return Smtp(
+        spec,
+        settings.smtp_host or "",
+        settings.smtp_submission_port,
+        settings.smtp_user or "",
+        settings.smtp_password.get_secret_value() if settings.smtp_password else "",
+        use_ssl=bool(settings.smtp_use_ssl),
+        from_email=settings.from_email or "",
+        environment=settings.entrega_env,
+    )
+
+
+_ADAPTERS: Mapping[str, Callable[[_Parts, Spec], Provider]] = {
+    "crm_rest": _crm_rest,
+    "whatsapp_cloud": _whatsapp_cloud,
+    "smtp": _smtp,
+}
