@@ -40,8 +40,8 @@ class ConfigurationError(ValueError):
         self.issues = dict(issues)
         listing = "\n".join(f"  {name}: {issue}" for name, issue in self.issues.items())
         super().__init__(
-            f"Entrega cannot start: {len(self.issues)} setting(s) missing or wrong. "
-            f"Set them in the environment or in .env, then start again.\n{listing}"
+            f"{len(self.issues)} setting(s) missing or wrong. "
+            f"Set them in the environment or in .env, then try again.\n{listing}"
         )
 
     def __reduce__(self) -> tuple[type["ConfigurationError"], tuple[Mapping[str, str]]]:
@@ -283,7 +283,6 @@ class Settings(BaseSettings):
             advice = f"{file} cannot be used ({err}); restore it from a backup, or set ENTREGA_MASTER_KEYS"
             raise ConfigurationError({"ENTREGA_MASTER_KEYS": advice}) from err
 
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -310,19 +309,24 @@ class _Announced(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Return the announced values by field name."""
-        folder = next((found["entrega_data"] for each in self._earlier if "entrega_data" in (found := each())), ".entrega")
+        folder = next(
+            (found["entrega_data"] for each in self._earlier if "entrega_data" in (found := each())), ".entrega"
+        )
         known = self.settings_cls.model_fields
         return {name.lower(): value for name, value in announced(Path(folder)).items() if name.lower() in known}
 
 
-def load_settings() -> Settings:
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the environment, `.env` in the working directory, and what runs in the data folder.
+
+    Args:
+        overrides: Values by field name that win over all of these.
 
     Raises:
         ConfigurationError: Something is missing or wrong; one message names every variable and what to do.
     """
     try:
-        return Settings()
+        return Settings(**(overrides or {}))
     except ValidationError as err:
         # The cause would carry the values.
         raise ConfigurationError(_issues(err)) from None

@@ -18,6 +18,14 @@ from delivery.outcomes import Deferred, Receipt
 from delivery.ports import Claimed, Gate, Ledger, Provider, Settlement, Teller
 
 
+class _OwnFault(Ambiguous):
+    """Our own code failed between claim and answer, and nobody knows whether the request had left by then."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the provider's adapter failed with {type(cause).__name__}", code="unknown")
+        self.cause = cause
+
+
 @dataclass(frozen=True)
 class Engine:
     """Carries deliveries out.
@@ -74,8 +82,10 @@ class Engine:
         end = self._call(claimed)
         duration = timedelta(seconds=self.monotonic() - started)
         outcome = judge(claimed, end, self._spec(claimed), rng=self.rng)
-        provider_code = end.provider_code if isinstance(end, ProviderError) else None
-        return Settlement(claimed, outcome, end.http_status, provider_code, duration)
+        if isinstance(end, Receipt):
+            return Settlement(claimed, outcome, end.http_status, duration=duration)
+        fault = end.cause if isinstance(end, _OwnFault) else None
+        return Settlement(claimed, outcome, end.http_status, end.provider_code, duration, fault)
 
     def _admit(self, claimed: Claimed) -> Deferred | None:
         return next((shut for gate in self.gates if (shut := gate.closed(claimed))), None)
@@ -89,8 +99,8 @@ class Engine:
             return provider.send(order)
         except ProviderError as err:
             return err
-        except Exception as err:  # noqa: BLE001 - the engine's edge: an unforeseen fault after the claim is ambiguous
-            return Ambiguous(f"the provider's adapter failed with {type(err).__name__}", code="unknown")
+        except Exception as err:  # noqa: BLE001 - the engine's edge: an unforeseen fault must not leave it unsettled
+            return _OwnFault(err)
 
     def _tell(self, settlement: Settlement) -> None:
         operation = self._operation(settlement.claimed)

@@ -32,7 +32,9 @@ def _try_again(claimed: Claimed, error: ProviderError, spec: Spec, rng: random.R
     rule = spec.rule(error.code)
     spent = claimed.tries.get(error.code, 0)
     if spent < rule.retries and not claimed.parks:
-        wait = next_wait(rule.wait, spent + 1, asked=error.retry_after, cap=spec.limits.on_excess.retry_after_cap, rng=rng)
+        wait = next_wait(
+            rule.wait, spent + 1, asked=error.retry_after, cap=spec.limits.on_excess.retry_after_cap, rng=rng
+        )
         return Deferred(error.code, wait, str(error))
     if rule.spent == "park":
         return Deferred(error.code, _parked_wait(claimed.parks, error, spec, rng), str(error), parked=True)

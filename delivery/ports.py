@@ -118,6 +118,7 @@ class Settlement:
 
     Attributes:
         duration: Time from the first byte to the verdict.
+        fault: What went wrong inside our own code, for the error tracker; None when a provider spoke.
     """
 
     claimed: Claimed
@@ -125,6 +126,7 @@ class Settlement:
     http_status: int | None = None
     provider_code: str | None = None
     duration: timedelta = timedelta()
+    fault: Exception | None = None
 
 
 @dataclass(frozen=True)

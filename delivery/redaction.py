@@ -60,6 +60,8 @@ _SECRET_ENDINGS = ("_token", "_secret", "_password", "_senha", "_api_key", "_api
 
 
 def _walk(value: object, leaf: _Leaf, depth: int) -> JsonLike:
+    if value is None or isinstance(value, str | int | float):
+        return leaf(value)
     if depth == 0:
         return HIDDEN
     if isinstance(value, Mapping):
@@ -101,6 +103,8 @@ def _leaf_for(name: str, inherited: _Leaf) -> _Leaf:
 
 
 def _snake(name: str) -> str:
+    if name.islower() and "-" not in name:
+        return name
     spaced = name if name.islower() or name.isupper() else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return spaced.strip().lower().replace("-", "_")
 

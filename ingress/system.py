@@ -20,7 +20,7 @@ from ledger.database import connect
 from ledger.operating import Desk
 from ledger.schema import migrate
 from sandbox.children import Child, Command, end_leftovers
-from sandbox.doors import SandboxError, free_port, log_tail
+from sandbox.doors import SandboxError, free_port, log_tail, make_folder
 from sandbox.postgres import PostgresServer
 from sandbox.standins import Addresses, launch, sandbox_environment
 from sandbox.valkey import ValkeyServer
@@ -93,7 +93,7 @@ class System:
             SandboxError: A part did not start; the message says which, why, and what to do.
             LedgerUnavailable: The database that DATABASE_URL names does not answer.
         """
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.data)
         for name in end_leftovers(self.data):
             self.say(f"ended {name}, left behind by an earlier run")
         self._choose_address()
@@ -108,7 +108,9 @@ class System:
         for name, part in self.parts.items():
             if part.running:
                 self._down_since.pop(name, None)
-            elif time.monotonic() - self._down_since.setdefault(name, time.monotonic()) > _RESTART_PAUSE.total_seconds():
+            elif (
+                time.monotonic() - self._down_since.setdefault(name, time.monotonic()) > _RESTART_PAUSE.total_seconds()
+            ):
                 self.say(f"{name} ended by itself and is started again")
                 part.stop()  # clears what is left of it
                 part.start()
@@ -212,8 +214,12 @@ class System:
             if _answers(f"{self.url}/health/ready"):
                 return
             time.sleep(0.1)
-        tails = "\n".join(f"--- {name}\n{log_tail(self.data / 'logs' / f'{name}.log')}" for name in ("worker1", "beat", "web"))
-        raise SandboxError(f"the system was not ready within {_READY_WITHIN.seconds} s; the last lines of its logs:\n{tails}")
+        tails = "\n".join(
+            f"--- {name}\n{log_tail(self.data / 'logs' / f'{name}.log')}" for name in ("worker1", "beat", "web")
+        )
+        raise SandboxError(
+            f"the system was not ready within {_READY_WITHIN.seconds} s; the last lines of its logs:\n{tails}"
+        )
 
     def _check_alive(self) -> None:
         for name, part in self.parts.items():

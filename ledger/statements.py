@@ -167,7 +167,7 @@ EXPIRE = text("""
       UPDATE deliveries d
          SET state = CASE WHEN d.attempts = 0 THEN 'expired' ELSE 'dead' END,
              reason = CASE WHEN d.attempts = 0 THEN 'its time ran out before an attempt was possible'
-                           ELSE 'its time ran out in the fallback queue; last: ' || coalesce(d.reason, 'nothing said') END,
+                           ELSE 'its time ran out in the fallback queue; last: ' || coalesce(d.reason, '?') END,
              code = coalesce(d.code, 'expired'), settled_at = now()
       FROM late WHERE d.id = late.id
       RETURNING d.id, d.state, d.reason

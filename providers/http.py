@@ -281,7 +281,7 @@ class _Adapter(HTTPAdapter):
         self._context = context
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002, ANN401 - the signature of requests
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - the signature of requests
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
 
@@ -289,7 +289,7 @@ class _Adapter(HTTPAdapter):
         """Leave trust to our context: requests would load its own authorities into it at every connection."""
 
 
-class _HandshakeFailed(SSLError):  # noqa: N818 - says what failed
+class _HandshakeFailed(SSLError):
     """TLS never stood, so no byte of the request left; an `SSLError` alone may come after the request."""
 
 
@@ -305,7 +305,7 @@ class _TimedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - any writable buffer; named from 3.12 on
+    def readinto(self, buffer: Any) -> int | None:
         left = self._ends_at - time.monotonic()
         if left <= 0:
             raise TimeoutError("the total time of the call is used up")

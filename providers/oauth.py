@@ -118,7 +118,7 @@ class TokenSource:
         timeouts: Of one call to the token endpoint. Others wait for that call no longer than its total.
         margin: How long before the end of a token of some life to renew it; never more than half of that life counts,
             or a short token would be fetched at every call.
-        redis: Where workers share the token; None when there is no such place.
+        redis: Where workers share the token, with short time-outs and no retries of its own; None when there is none.
         seal: Encrypts the token for Redis.
         unseal: Opens what `seal` closed; raises ValueError or InvalidTag for anything else.
         wall: Seconds since 1970, for the times that workers share.
@@ -145,7 +145,9 @@ class TokenSource:
         self._http = http
         self._timeouts = timeouts
         self._margin = margin
-        self._shelf = TokenShelf(redis, service, credentials.mark(), seal, unseal)
+        self._shelf = TokenShelf(
+            redis=redis, service=service, mark=credentials.mark(), seal=seal, unseal=unseal, ticks=ticks
+        )
         self._wall = wall
         self._ticks = ticks
         self._pause = pause or threading.Event().wait

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
 from redis import Redis, RedisError
@@ -18,6 +19,11 @@ from redis import Redis, RedisError
 # What a header can carry as one word. Source: RFC 6750, section 2.1, read 2026-11-22.
 _SENDABLE = re.compile(r"[\x21-\x7e]{1,16384}")
 _UNLOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+# A client that retries by itself was measured to take 4 s until it gives up; one such wait is enough for a while.
+# (redis 8.1.0 with its default retries against a closed port, 2026-11-22.)
+_AWAY = timedelta(seconds=30)
+
+Found = TypeVar("Found")
 
 
 def is_sendable(secret: str) -> bool:
@@ -47,15 +53,18 @@ class TokenShelf:
         mark: Tells our token from one that was fetched with other credentials.
         seal: Encrypts the token.
         unseal: Opens what `seal` closed; raises ValueError or InvalidTag for anything else.
+        ticks: A monotonic clock, in seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where, what and how, all by name
         self,
+        *,
         redis: Redis | None,
         service: str,
         mark: str,
         seal: Callable[[bytes], bytes],
         unseal: Callable[[bytes], bytes],
+        ticks: Callable[[], float],
     ) -> None:
         self._redis = redis
         self._key = f"api:{service}:token"
@@ -63,14 +72,42 @@ class TokenShelf:
         self._mark = mark
         self._seal = seal
         self._unseal = unseal
+        self._ticks = ticks
+        self._away_until = float("-inf")
 
     def read(self) -> Token | None:
-        """Return the shared token, None when there is none that is ours and whole."""
-        try:
-            kept = self._redis.get(self._key) if self._redis else None
-        except RedisError:
-            return None
+        """Return the shared token, None when there is none that is ours and whole. Its times are by the wall clock."""
+        kept = self._tried(lambda redis: redis.get(self._key), None)
         return self._opened(kept) if kept else None
+
+    def write(self, token: Token, *, keep_for: timedelta) -> None:
+        """Share a token, times by the wall clock."""
+        value = {"for": self._mark, "token": token.text, "renew_at": token.renew_at, "expires_at": token.dies_at}
+        sealed = base64.b64encode(self._seal(json.dumps(value).encode()))
+        self._tried(lambda redis: redis.set(self._key, sealed, px=max(keep_for, timedelta(milliseconds=1))), None)
+
+    def lock(self, keep_for: timedelta) -> str | None:
+        """Return the proof that we may fetch, None while another does. Without Redis every process may."""
+        holder = secrets.token_hex(16)
+        taken = self._tried(lambda redis: bool(redis.set(self._lock_key, holder, nx=True, px=keep_for)), True)
+        return holder if taken else None
+
+    def is_locked(self) -> bool:
+        """Tell whether somebody still fetches."""
+        return self._tried(lambda redis: bool(redis.exists(self._lock_key)), False)
+
+    def unlock(self, holder: str) -> None:
+        """Let others fetch, if the lock is still ours."""
+        self._tried(lambda redis: redis.eval(_UNLOCK, 1, self._lock_key, holder), None)
+
+    def _tried(self, ask: Callable[[Redis], Found], otherwise: Found) -> Found:
+        if self._redis is None or self._ticks() < self._away_until:
+            return otherwise
+        try:
+            return ask(self._redis)
+        except RedisError:
+            self._away_until = self._ticks() + _AWAY.total_seconds()
+            return otherwise
 
     def _opened(self, kept: bytes | str) -> Token | None:
         try:
@@ -80,37 +117,3 @@ class TokenShelf:
             return Token(value["token"], float(value["renew_at"]), float(value["expires_at"]))
         except (ValueError, KeyError, TypeError, InvalidTag):
             return None
-
-    def write(self, token: Token, *, keep_for: timedelta) -> None:
-        """Share a token, times by the wall clock."""
-        value = {"for": self._mark, "token": token.text, "renew_at": token.renew_at, "expires_at": token.dies_at}
-        sealed = base64.b64encode(self._seal(json.dumps(value).encode()))
-        try:
-            if self._redis:
-                self._redis.set(self._key, sealed, px=max(keep_for, timedelta(milliseconds=1)))
-        except RedisError:
-            return
-
-    def lock(self, keep_for: timedelta) -> str | None:
-        """Return the proof that we may fetch, None while another does. Without Redis every process may."""
-        holder = secrets.token_hex(16)
-        try:
-            taken = self._redis.set(self._lock_key, holder, nx=True, px=keep_for) if self._redis else True
-        except RedisError:
-            return holder
-        return holder if taken else None
-
-    def is_locked(self) -> bool:
-        """Tell whether somebody still fetches."""
-        try:
-            return bool(self._redis and self._redis.exists(self._lock_key))
-        except RedisError:
-            return False
-
-    def unlock(self, holder: str) -> None:
-        """Let others fetch, if the lock is still ours."""
-        try:
-            if self._redis:
-                self._redis.eval(_UNLOCK, 1, self._lock_key, holder)
-        except RedisError:
-            return

@@ -128,9 +128,11 @@ class Child:
         Raises:
             SandboxError: A child of this name runs already on this data folder, or the program cannot be started.
         """
-        refuse_second(self._data, self.command.name)
-        self._popen = _spawn(self.command)
-        _note(self._data, self.command, self._popen.pid)
+        # Under one lock, so that of two starts at the same moment one is refused.
+        with _records(self._data) as records:
+            _refuse_second(records, self._data, self.command.name)
+            self._popen = _spawn(self.command)
+            records.extend(_recorded(self.command, self._popen.pid))
 
     def stop(self, grace: timedelta = timedelta(seconds=10)) -> None:
         """Ask it to end, then insist, and take its whole family with it. Does nothing when it has ended.
@@ -182,7 +184,11 @@ def refuse_second(data: Path, name: str) -> None:
         SandboxError: It is; the message says which processes.
     """
     with _records(data) as records:
-        alive = [record for record in records if record.name == name and record.process() is not None]
+        _refuse_second(records, data, name)
+
+
+def _refuse_second(records: Sequence[_Record], data: Path, name: str) -> None:
+    alive = [record for record in records if record.name == name and record.process() is not None]
     if alive:
         raise SandboxError(
             f"{name} is already running on {data} as process {alive[0].pid}, started by process "
@@ -302,21 +308,13 @@ def _still_alive(processes: Sequence[psutil.Process], seconds: float) -> list[ps
     return alive
 
 
-def _note(data: Path, command: Command, pid: int) -> None:
+def _recorded(command: Command, pid: int) -> list[_Record]:
     me = psutil.Process()
-    created = _created(pid)
-    if created is None:  # it ended at once; the caller finds out from `running` and the log
-        return
-    record = _Record(command.name, pid, created, me.pid, me.create_time(), int(command.stop_signal))
-    with _records(data) as records:
-        records[:] = [*(other for other in records if other.pid != pid), record]
-
-
-def _created(pid: int) -> float | None:
     try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return None
+        created = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:  # it ended at once; the caller finds out from `running` and the log
+        return []
+    return [_Record(command.name, pid, created, me.pid, me.create_time(), int(command.stop_signal))]
 
 
 def _forget(data: Path, pid: int) -> None:

@@ -131,6 +131,8 @@ class GraphApi:
         return not expired and call.bearer() == self._credentials.access_token
 
     def _health(self, call: Call) -> Answer:
+        if call.method != "GET":
+            return graph_error(100, status=400, details=f"Unsupported {call.method} request")
         me = self._credentials.phone_number_id
         if "health_status" not in ",".join(call.query.get("fields", [])).split(","):
             return Answer(200, {"id": me})

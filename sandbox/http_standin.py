@@ -9,6 +9,7 @@ Control routes: GET effects | counters | faults, POST faults (append) | settings
 import json
 import math
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -318,7 +319,9 @@ class _Server(ThreadingHTTPServer):
                 _shut(connection)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that leave early are what this server is for."""
+        """Say nothing of clients that leave early: they are what this server is for."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # handed on as it came
 
 
 class _Wire(BaseHTTPRequestHandler):

@@ -165,7 +165,7 @@ class PostgresServer:
         try:
             if self._wait(self._child, deadline):
                 return True
-        except SandboxError:
+        except BaseException:  # Ctrl-C too: the caller does not know yet that there is something to stop
             self._child.stop(_FAST_SHUTDOWN_GRACE)
             raise
         self._child.stop()

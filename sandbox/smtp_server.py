@@ -47,6 +47,7 @@ class SmtpServer:
         tls: Tls = "none",
         ssl_context: ssl.SSLContext | None = None,
         credentials: tuple[str, str] | None = None,
+        mechanisms: str = "PLAIN LOGIN",
         max_size: int = 26_214_400,
     ) -> None:
         """Bind the port; nothing is answered before `start`.
@@ -57,12 +58,14 @@ class SmtpServer:
             tls: `implicit` from the first byte, `starttls` offered, or `none`.
             ssl_context: The server's certificate; needed unless `tls` is "none".
             credentials: User and password; None wants no login.
+            mechanisms: What is advertised after AUTH; PLAIN and LOGIN are understood.
             max_size: Largest message in bytes, advertised as SIZE.
         """
         if tls != "none" and ssl_context is None:
             raise ValueError("TLS needs an ssl_context with a certificate")
         self.host = host
         self.tls, self.ssl_context, self.credentials, self.max_size = tls, ssl_context, credentials, max_size
+        self.mechanisms = mechanisms
         self.stopping = threading.Event()
         self.effects: list[Effect] = []
         self.verbs: list[str] = []
@@ -150,7 +153,7 @@ class _Listener(socketserver.ThreadingTCPServer):
         super().__init__(address, _Conversation)
 
 
-class _Hangup(Exception):  # noqa: N818 - not an error: the end of a conversation
+class _Hangup(Exception):
     """This conversation ends now."""
 
 
@@ -205,7 +208,7 @@ class _Conversation(socketserver.BaseRequestHandler):
         if tls == "starttls" and not self._is_encrypted:
             offered.append("STARTTLS")
         if self._stand_in.credentials and (tls == "none" or self._is_encrypted):
-            offered.append("AUTH PLAIN LOGIN")
+            offered.append(f"AUTH {self._stand_in.mechanisms}")
         self._answer("ehlo", 250, "\n".join(["stand-in", *offered]))
 
     def _starttls(self, _argument: str) -> None:

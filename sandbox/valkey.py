@@ -103,14 +103,22 @@ class ValkeyServer:
         self._url = f"redis://:{door.password}@127.0.0.1:{door.port}/0"
         self._child = Child(self.data, self._command(door))
         self._child.start()
-        while self._child.running:
+        try:
+            if self._wait(self._child, deadline):
+                return True
+        except BaseException:  # Ctrl-C too: the caller does not know yet that there is something to stop
+            self._child.stop(_STOP_GRACE)
+            raise
+        self._child.stop()
+        return False
+
+    def _wait(self, child: Child, deadline: float) -> bool:
+        while child.running:
             if _answers(self._url):
                 return True
             if time.monotonic() > deadline:
-                self._child.stop(_STOP_GRACE)
                 raise self._failure(f"gave no answer within {_READY_WITHIN.total_seconds():.0f} s")
             time.sleep(_POLL_S)
-        self._child.stop()
         return False
 
     def _command(self, door: Door) -> Command:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from config.policy import Spec, load_specs, tuned
 from config.settings import ConfigurationError, Settings, load_settings
@@ -22,9 +22,8 @@ from ledger.vault import Vault
 from tasks.hints import CeleryHints
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine as Database
-
     from delivery.engine import Engine
+    from ledger.database import Engine as Database
 
 # A client that knows only the broker publishes to Celery's own default queue: that is the foreign door.
 FOREIGN_QUEUE = "celery"

@@ -63,11 +63,12 @@ class QuietRequest(Request):
 
 
 def _shown(args: object) -> str:
+    if not args:
+        return "()"
     try:
-        (delivery_id,) = args  # type: ignore[misc]  # anything but one id is not shown
-        return f"('{UUID(delivery_id)}',)"
+        return f"('{UUID(args[0])}',)" if isinstance(args, list | tuple) and len(args) == 1 else _NOT_SHOWN
     except (TypeError, ValueError, AttributeError):
-        return _NOT_SHOWN if args else "()"
+        return _NOT_SHOWN
 
 
 class CommandTask(Task):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from delivery.errors import LedgerUnavailable  # noqa: F401 - importing proves that the packages are ours
-from sandbox.postgres import PostgresServer
+from sandbox.postgres import temporary_postgres
 from sandbox.valkey import ValkeyServer
 
 
@@ -13,10 +12,9 @@ def servers_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def postgres_url(servers_folder):
-    server = PostgresServer(servers_folder)
-    yield server.start()
-    server.stop()
+def postgres_url():
+    with temporary_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

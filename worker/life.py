@@ -111,5 +111,6 @@ def _check_packages() -> None:
         found = Path(str(import_module(name).__file__)).resolve()
         if found.parent.parent != home:
             print(f"The package {name!r} comes from {found.parent}, not from Entrega.", file=sys.stderr)  # noqa: T201 - logs are not up yet
-            raise SystemExit(f"Another distribution overwrote {name!r}: reinstall Entrega in a fresh virtual environment.")
-
+            raise SystemExit(
+                f"Another distribution overwrote {name!r}: reinstall Entrega in a fresh virtual environment."
+            )

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -30,6 +31,7 @@ SERVICE = "entrega"
 # Lowest level for each talkative library, whatever the process asks for: "Task received" and "Task succeeded" would
 # double our one line for each attempt, and the debug or access lines of the others hold payloads, SQL or query strings.
 _FLOORS: Mapping[str, int] = {
+    "alembic": logging.WARNING,
     "amqp": logging.WARNING,
     "asyncio": logging.WARNING,
     "celery": logging.INFO,
@@ -161,13 +163,19 @@ class _Reporter:
 
     def __call__(self, _logger: object, _method: str, record: _Record) -> _Record:
         error = _error_of(record.get("exc_info"))
-        if self._on_error and error is not None and record["_record"].levelno >= logging.ERROR:
+        if self._on_error and error is not None and _is_worth_reporting(record["_record"]):
             facts = {key: each for key, each in record.items() if key not in _NOT_FACTS}
-            self._on_error(error, facts)
+            with suppress(Exception):  # a reporter that fails must not cost the record
+                self._on_error(error, facts)
         return record
 
 
 _NOT_FACTS = frozenset({"_record", "_from_structlog", "exc_info", "stack_info", "stack"})
+
+
+def _is_worth_reporting(record: logging.LogRecord) -> bool:
+    # The reporter's own troubles would come back to it for ever.
+    return record.levelno >= logging.ERROR and not record.name.startswith("sentry_sdk")
 
 
 def _error_of(exc_info: object) -> BaseException | None:

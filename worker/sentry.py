@@ -45,7 +45,7 @@ _TAG = re.compile(r"[\w.:@/-]{1,200}")
 
 
 def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bool:
-    """Begin to report errors; without a DSN nothing is started.
+    """Begin to report errors; without a DSN nothing is started, and a second call changes nothing.
 
     Args:
         dsn: Where to; holds a key, so it travels as a secret.
@@ -60,6 +60,8 @@ def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bo
     """
     if dsn is None or not dsn.get_secret_value():
         return False
+    if sentry_sdk.get_client().dsn == dsn.get_secret_value():
+        return True  # a worker sets itself up twice; a second client would leave the first one's thread behind
     sentry_sdk.init(
         dsn=dsn.get_secret_value(),
         environment=environment,

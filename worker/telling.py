@@ -44,7 +44,8 @@ class AttemptTeller:
         fields = {"method": method, "endpoint": endpoint}
         with suppress(Exception):
             outcome = settlement.outcome
-            self._log.log(_level(outcome), _event(outcome), **fields, **attempt_fields(settlement))
+            fault = {"exc_info": settlement.fault} if settlement.fault else {}
+            self._log.log(_level(outcome), _event(outcome), **fields, **attempt_fields(settlement), **fault)
         with suppress(Exception):
             self._count(settlement)
 

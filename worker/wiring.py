@@ -7,6 +7,8 @@ from os import getpid
 from typing import TYPE_CHECKING
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from config.policy import Spec
 from config.settings import Settings
@@ -45,13 +47,19 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     Raises:
         LedgerUnavailable: Postgres is away: the key that protects cached tokens is kept there.
     """
-    redis_url = app.settings.redis_url
-    redis = Redis.from_url(redis_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) if redis_url else None
     token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
-    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
+    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), _cache(app.settings), token_key)
     providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker)
+
+
+def _cache(settings: Settings) -> Redis | None:
+    if settings.redis_url is None:
+        return None
+    # No retries inside: without the cache a token is fetched afresh, which is quicker than waiting for Redis.
+    url = settings.redis_url.get_secret_value()
+    return Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
 
 
 def _provider(parts: _Parts, spec: Spec) -> Provider:

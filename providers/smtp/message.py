@@ -82,7 +82,7 @@ def _letter(order: Order, command: SendEmail, sender: str) -> Letter:
     head = list(_head(order, command, sender, message_id))
     body = _body(command, order.delivery_id)
     raw = "".join(_header_line(name, value) for name, value in head).encode("ascii") + body.as_bytes()
-    _check(raw, head=[*(name for name, _ in head), *body.keys()], parts=sum(1 for _ in body.walk()))
+    check(raw, head=[*(name for name, _ in head), *body.keys()], parts=sum(1 for _ in body.walk()))
     return Letter(message_id, sender, _once((*command.to, *command.cc, *command.bcc)), raw)
 
 
@@ -128,8 +128,8 @@ def ascii_address(address: str) -> str:
     if not address.isascii():
         try:
             written = validate_email(address, check_deliverability=False).ascii_email or address
-        except EmailNotValidError as err:
-            raise ValueError("an address is malformed") from err
+        except EmailNotValidError:
+            raise ValueError("an address is malformed") from None  # the cause would carry the address
     if not _ADDRESS.fullmatch(written):
         raise ValueError("an address is malformed")
     return written
@@ -197,8 +197,15 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _check(raw: bytes, *, head: list[str], parts: int) -> None:
+def check(raw: bytes, *, head: list[str], parts: int) -> None:
     """Refuse bytes that a mail server would read otherwise than we meant them.
+
+    The last line of defence: it trusts nothing above it.
+
+    Args:
+        raw: The finished message.
+        head: The names of its headers, in order.
+        parts: How many parts its tree has, itself included.
 
     Raises:
         ValueError: The bytes hold another header, another part, a loose CR or LF, or an overlong or 8-bit line.

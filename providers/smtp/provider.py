@@ -49,7 +49,7 @@ class Smtp:
         local_hostname: str | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Remember how to reach the server; connects to nothing.
+        """Keep the settings; connect to nothing.
 
         Args:
             spec: Gives the time-outs and the most that the server may say.
@@ -60,12 +60,9 @@ class Smtp:
             use_ssl: TLS from the first byte; otherwise STARTTLS is demanded.
             from_email: The account's From and envelope sender, one plain address.
             environment: "sandbox" allows a line without TLS, to this machine only.
-            ssl_context: Another certificate authority than the system's; must verify certificate and name.
+            ssl_context: Another certificate authority than the system's; ValueError when it does not verify.
             local_hostname: Our name in EHLO; by default the domain of `from_email`.
             clock: Seconds that never jump.
-
-        Raises:
-            ValueError: The context does not verify.
         """
         operation = spec.operations[SendEmail.kind]
         times = operation.timeouts
@@ -102,7 +99,7 @@ class Smtp:
         command = order.command
         if not isinstance(command, SendEmail):
             raise Permanent(f"the e-mail account was asked to carry out {command.kind}: correct the account")
-        self._demand_sender()
+        self._demand_settings()
         letter = compose(order, command, from_email=self._from_email)
         with Session(self._route, self._clock) as session:
             session.open()
@@ -117,13 +114,15 @@ class Smtp:
         Raises:
             ProviderError: No e-mail can be sent now; the message says what to do.
         """
-        self._demand_sender()
+        self._demand_settings()
         with Session(self._route, self._clock) as session:
             session.open()
             line = session.check()
         return f"login accepted, {line}" if self._route.user else f"greeted without login, {line}"
 
-    def _demand_sender(self) -> None:
+    def _demand_settings(self) -> None:
+        if not self._route.host:
+            raise Permanent("SMTP_HOST is not set: name the mail server", code="misconfigured")
         try:
             ascii_address(self._from_email)
         except ValueError as err:

@@ -11,11 +11,13 @@ SendGrid "SMTP errors"; read 2026-11-22.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
 
 _SUCCESS = range(200, 300)
+_QUOTA_WAIT = timedelta(hours=1)
 
 
 class Phase(StrEnum):
@@ -69,6 +71,7 @@ class _Row:
     enhanced: str = r".*"
     text: str = ""
     phases: frozenset[Phase] = frozenset(Phase)
+    wait: timedelta | None = None
 
     def fits(self, reply: Reply, phase: Phase) -> bool:
         return (
@@ -85,9 +88,12 @@ def _only(*phases: Phase) -> frozenset[Phase]:
 
 # The first row that fits wins, so the narrow ones stand first. Prose is read only where the codes say too little.
 _TABLE: tuple[_Row, ...] = (
+    # A day's quota is spent: SES says so in words, Gmail by 5.4.5. It returns within 24 h, so an hour wastes little.
+    _Row(Retryable, "rate_limited", r"[45]..", text=r"daily message quota exceeded", wait=_QUOTA_WAIT),
+    _Row(Retryable, "rate_limited", r"[45]..", r"5\.4\.5", wait=_QUOTA_WAIT),
     # Rates. SES sends 454 "Throttling failure", Microsoft 432 "sender thread limit exceeded", Gmail "too many login".
     _Row(Retryable, "rate_limited", r"[45]..", text=r"throttling failure|thread limit exceeded|too many login"),
-    _Row(Retryable, "rate_limited", r"[45]..", r"4\.7\.28|5\.4\.5"),  # Gmail: rate; daily quota, renewed within 24 h
+    _Row(Retryable, "rate_limited", r"[45]..", r"4\.7\.28"),
     # The account itself: SendGrid credits spent, SES sender not verified or suspended.
     _Row(Permanent, "account_blocked", r"5..", text=r"maximum credits exceeded"),
     _Row(Permanent, "account_blocked", r"554", text=r"message rejected: .*(not verified|suspended|paused)"),
@@ -138,7 +144,7 @@ def refusal(reply: Reply, phase: Phase) -> ProviderError:
     if row is None:
         return _garbled(reply, phase)
     message = f"the mail server answered {reply.label} at {phase}: {_NEXT_STEP[row.code]}"
-    return row.verdict(message, code=row.code, provider_code=reply.label)
+    return row.verdict(message, code=row.code, retry_after=row.wait, provider_code=reply.label)
 
 
 def _garbled(reply: Reply, phase: Phase) -> ProviderError:

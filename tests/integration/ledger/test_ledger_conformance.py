@@ -131,7 +131,9 @@ def test_parallel_claims_give_each_delivery_to_one_worker(ledger):
     ids = opened(ledger, *(lead(n) for n in range(30)))
 
     with ThreadPoolExecutor(8) as pool:
-        taken = [each.order.delivery_id for batch in pool.map(lambda _: claim(ledger, *ids), range(8)) for each in batch]
+        taken = [
+            each.order.delivery_id for batch in pool.map(lambda _: claim(ledger, *ids), range(8)) for each in batch
+        ]
 
     assert sorted(taken) == sorted(ids)
 

@@ -80,13 +80,14 @@ def start_parent() -> Iterator[StartParent]:
 
     yield _start
     for parent in parents:
-        parent.kill()
-        parent.communicate()
+        _kill_nine(parent)
 
 
 def _kill_nine(parent: subprocess.Popen[str]) -> None:
     parent.kill()
-    parent.communicate()
+    parent.wait()
+    assert parent.stdout is not None
+    parent.stdout.close()
 
 
 def _is_gone(pid: int, within_s: float = 5.0) -> bool:

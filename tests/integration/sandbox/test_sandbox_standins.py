@@ -1,4 +1,4 @@
-"""The stand-ins over real sockets: what they do, what they count, and every way they fail."""
+"""The stand-ins over real sockets, seen through the CRM: what they do, what they count, and every way they fail."""
 
 import http.client
 import json
@@ -15,16 +15,12 @@ import pytest
 
 from sandbox.crm import CrmCredentials
 from sandbox.doors import SandboxError, free_port
-from sandbox.graph import GraphCredentials
-from sandbox.smtp_server import Fault as SmtpFault
+from sandbox.smtp_faults import Fault as SmtpFault
 from sandbox.standins import StandinControl, Standins, launch, main, sandbox_environment
 
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a", "origem": "agente_ia"}
 LEADS = "/api/v1/leads"
 API_KEY = {"X-API-Key": CrmCredentials().api_key}
-BEARER = {"Authorization": f"Bearer {GraphCredentials().access_token}"}
-MESSAGES = f"/v26.0/{GraphCredentials().phone_number_id}/messages"
-TEXT = {"messaging_product": "whatsapp", "to": "+5511999990001", "type": "text", "text": {"body": "Olá"}}
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +37,8 @@ def crm(standins: Standins) -> Iterator[StandinControl]:
 
 
 @pytest.fixture
-def graph(standins: Standins) -> Iterator[StandinControl]:
-    control = standins.control("graph")
-    yield control
-    control.reset()
-
-
-@pytest.fixture
 def wire(standins: Standins) -> Iterator["Wire"]:
     made = Wire(standins.crm_url)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def graph_wire(standins: Standins) -> Iterator["Wire"]:
-    made = Wire(standins.graph_url)
     yield made
     made.close()
 
@@ -84,11 +66,6 @@ class Wire:
 
     def lead(self, external_id: str, **headers: str) -> tuple[int, dict[str, object]]:
         answer, body = self.send("POST", LEADS, {**LEAD, "external_id": external_id}, {**API_KEY, **headers})
-        return answer.status, json.loads(body)
-
-    def text(self, delivery_id: str) -> tuple[int, dict[str, object]]:
-        message = {**TEXT, "biz_opaque_callback_data": delivery_id}
-        answer, body = self.send("POST", MESSAGES, message, BEARER)
         return answer.status, json.loads(body)
 
     def token(self) -> str:
@@ -346,71 +323,6 @@ def test_a_stopped_server_drops_its_connections_and_comes_back_at_the_same_addre
 
     assert wire.lead("d-3")[0] == 201
     assert crm.effects_per_key() == {"d-1": 1, "d-3": 1}
-
-
-def test_a_message_is_accepted_in_the_words_of_the_cloud_api(graph: StandinControl, graph_wire: Wire) -> None:
-    status, body = graph_wire.text("d-1")
-
-    effect = graph.effects()[0]
-    assert status == 200
-    assert body == {
-        "messaging_product": "whatsapp",
-        "contacts": [{"input": "+5511999990001", "wa_id": "5511999990001"}],
-        "messages": [{"id": effect["wamid"]}],
-    }
-    assert str(effect["wamid"]).startswith("wamid.")
-    assert (effect["key"], effect["requests"]) == ("d-1", 1)
-
-
-def test_the_cloud_api_has_no_idempotency_so_a_repeat_is_a_duplicate(graph: StandinControl, graph_wire: Wire) -> None:
-    graph_wire.text("d-1")
-    graph_wire.text("d-1")
-
-    assert graph.effects_per_key() == {"d-1": 2}
-    assert len({effect["wamid"] for effect in graph.effects()}) == 2
-
-
-@pytest.mark.parametrize(
-    ("path", "headers", "status", "code"),
-    [
-        (MESSAGES, {}, 401, 190),
-        (MESSAGES, {"Authorization": "Bearer made-up"}, 401, 190),
-        (MESSAGES.removeprefix("/v26.0"), BEARER, 400, 2500),
-        ("/v26.0/999/messages", BEARER, 400, 100),
-    ],
-)
-def test_the_cloud_api_checks_token_version_and_number(  # noqa: PLR0913, PLR0917 - a table
-    graph: StandinControl, graph_wire: Wire, path: str, headers: dict[str, str], status: int, code: int
-) -> None:
-    answer, body = graph_wire.send("POST", path, TEXT, headers)
-
-    assert (answer.status, json.loads(body)["error"]["code"]) == (status, code)
-    assert graph.effects() == []
-
-
-def test_a_planned_graph_error_has_the_graph_body(graph: StandinControl, graph_wire: Wire) -> None:
-    graph.plan({"graph_error": 131056, "status": 429})
-
-    status, body = graph_wire.text("d-1")
-
-    assert status == 429
-    assert isinstance(body["error"], dict)
-    assert body["error"]["code"] == 131056
-    assert graph.effects() == []
-    assert graph_wire.text("d-1")[0] == 200
-
-
-def test_an_expired_graph_token_is_refused_once(graph: StandinControl, graph_wire: Wire) -> None:
-    graph.plan({"expire_tokens": True})
-
-    assert [graph_wire.text("d-1")[0], graph_wire.text("d-1")[0]] == [401, 200]
-
-
-def test_the_health_of_the_number_is_available(graph: StandinControl, graph_wire: Wire) -> None:
-    del graph
-    _, body = graph_wire.send("GET", MESSAGES.removesuffix("/messages") + "?fields=health_status", headers=BEARER)
-
-    assert json.loads(body)["health_status"]["can_send_message"] == "AVAILABLE"
 
 
 def test_mail_is_counted_and_its_faults_are_ordered_through_the_same_control(standins: Standins) -> None:

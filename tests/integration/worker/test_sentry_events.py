@@ -64,7 +64,7 @@ def sentry(collector):
 def _fail():
     person = "".join(LOCAL)
     try:
-        raise KeyError(f"row of {PHONE}")
+        {}[f"row of {PHONE}"]
     except KeyError as err:
         raise RuntimeError(f"no answer for {ADDRESS} {PHONE} Bearer {TOKEN} {len(person)}") from err
 
@@ -81,7 +81,7 @@ def _events(collector):
 
 
 def _leaks(collector):
-    return [each for each in CANARIES if each in b"".join(collector.envelopes).replace(b'\\"Ana', b"Ana")]
+    return [each for each in CANARIES if each in b"".join(collector.envelopes)]
 
 
 def test_an_error_arrives_without_people_or_secrets(sentry):
@@ -176,6 +176,15 @@ def test_frames_lose_their_locals_even_when_the_library_sent_them():
         "exception": {"values": [{"type": "E", "stacktrace": {"frames": [{"function": "f", "lineno": 3}]}}]},
         "tags": {},
     }
+
+
+def test_starting_twice_keeps_the_first_client(sentry):
+    first = sentry_sdk.get_client()
+
+    again = start_sentry(SecretStr(str(first.dsn)), environment="sandbox", release="0.1.0")
+
+    assert again is True
+    assert sentry_sdk.get_client() is first
 
 
 @pytest.mark.parametrize("dsn", [None, SecretStr("")])

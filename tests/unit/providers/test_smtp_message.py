@@ -12,7 +12,7 @@ import pytest
 from delivery.commands import SendEmail
 from delivery.errors import Permanent
 from delivery.ports import Order
-from providers.smtp.message import Letter, compose
+from providers.smtp.message import Letter, check, compose
 from providers.smtp.plain_text import plain_text
 
 _ID = UUID("01936d5c-0000-7000-8000-000000000001")
@@ -305,3 +305,30 @@ def test_a_message_of_pictures_alone_says_its_subject_in_plain_text() -> None:
     read = _read(_compose(_parsed(html="<img src=x>")))
 
     assert next(read.iter_parts()).get_content().strip() == "Aviso"
+
+
+_PART = "--x\r\nContent-Type: text/plain\r\n{}\r\na\r\n--x--\r\n"
+_MIXED = 'Subject: a\r\nContent-Type: multipart/mixed; boundary="x"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        ("Subject: a\r\nBcc: x@exemplo.com.br\r\nContent-Type: text/plain\r\n\r\na\r\n", 1),
+        ("Subject: a\r\n\r\nContent-Type: text/plain\r\n\r\na\r\n", 1),
+        (_MIXED + _PART.format("Bcc: x@exemplo.com.br\r\n"), 2),
+        (_MIXED + _PART.format(""), 3),
+        (_MIXED + _PART.format("") + "a\n", 2),
+        (_MIXED + _PART.format("") + "a\rb\r\n", 2),
+        (_MIXED + _PART.format("") + "no end", 2),
+        (_MIXED + _PART.format("") + "é\r\n", 2),
+        (_MIXED + _PART.format("") + "a" * 999 + "\r\n", 2),
+    ],
+)
+def test_finished_bytes_that_read_otherwise_are_refused(raw: str, parts: int) -> None:
+    with pytest.raises(ValueError, match="finished message"):
+        check(raw.encode(), head=["Subject", "Content-Type"], parts=parts)
+
+
+def test_finished_bytes_that_read_as_meant_pass() -> None:
+    check((_MIXED + _PART.format("")).encode(), head=["Subject", "Content-Type"], parts=2)

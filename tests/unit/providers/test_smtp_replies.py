@@ -1,5 +1,7 @@
 """Which verdict an answer of a mail server gets: the table of the facts, row by row."""
 
+from datetime import timedelta
+
 import pytest
 
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
@@ -59,6 +61,15 @@ def test_an_answer_has_one_verdict(phase: Phase, code: int, text: str, verdict: 
     found = refusal(Reply(code, text), phase)
 
     assert (type(found), found.code) == (verdict, word)
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(550, "5.4.5 quota"), Reply(454, "Throttling failure: Daily message quota exceeded")]
+)
+def test_a_spent_daily_quota_is_asked_again_after_an_hour(reply: Reply) -> None:
+    found = refusal(reply, Phase.FINAL)
+
+    assert found.retry_after == timedelta(hours=1)
 
 
 def test_a_verdict_repeats_no_word_of_the_server() -> None:

@@ -106,7 +106,7 @@ def test_talkative_libraries_keep_silent_even_when_debugging(name, stream):
 @pytest.mark.parametrize(
     "text",
     [
-        "Received unregistered task of type 'x'.\n\nThe full contents of the message body was:\n[[], {'a': 'Ana Teste'}]",
+        "Received unregistered task of type 'x'.\n\nThe full contents of the message body was:\n[[], 'Ana Teste']",
         "Can't decode message body: ValueError() [type:'x' encoding:'y' headers:{'n': 'Ana Teste'}]\n\nbody: Ana Teste",
     ],
 )
@@ -198,7 +198,7 @@ def test_a_record_that_cannot_be_masked_is_withheld(stream, lines):
 def test_a_badly_formatted_foreign_record_is_withheld(stream, lines, capsys):
     configure_logging("json", "INFO", stream=stream)
 
-    logging.getLogger("other").error("two %s %s", ADDRESS)
+    logging.getLogger("other").error("two %s %s", ADDRESS)  # noqa: PLE1206 - the mistake under test
 
     assert lines()[0]["event"] == "log_record_withheld"
     assert ADDRESS not in stream.getvalue() + capsys.readouterr().err
@@ -223,6 +223,14 @@ def test_logged_exceptions_are_handed_on_with_their_facts(stream):
     structlog.get_logger().warning("failed", exc_info=error)
 
     assert [(each, facts["request_id"]) for each, facts in seen] == [(error, "r1")]
+
+
+def test_a_reporter_that_fails_costs_no_record(stream, lines):
+    configure_logging("json", "INFO", stream=stream, on_error=lambda _error, _facts: 1 / 0)
+
+    structlog.get_logger().error("failed", exc_info=ValueError("x"))
+
+    assert lines()[0]["event"] == "failed"
 
 
 def test_a_fact_bound_to_the_context_is_on_every_line(stream, lines):

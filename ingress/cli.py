@@ -1,0 +1,339 @@
+"""The command line. Each command is thin: it asks the ledger or the intake and prints; `--json` prints for machines.
+
+Exit codes: 0 done · 1 what was asked about is not well (verify, doctor, demo, up) · 2 wrong use or wrong settings ·
+3 the ledger is away · 4 refused (invalid command, key reused, not found).
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from uuid import UUID
+
+import typer
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+NOT_WELL, WRONG_USE, AWAY, REFUSED = 1, 2, 3, 4
+_OPERATOR = "operator"
+
+cli = typer.Typer(
+    name="entrega",
+    help="Hands leads, WhatsApp messages and e-mails to outside APIs: once in effect, never lost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+dead_letters = typer.Typer(help="Deliveries that only a person can move on.", no_args_is_help=True)
+cli.add_typer(dead_letters, name="dead-letters")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Id = Annotated[UUID, typer.Argument(help="The delivery's id.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the audit trail.")]
+Kind = Annotated[str | None, typer.Option(help="Only this kind, e.g. create_lead.")]
+Account = Annotated[str | None, typer.Option(help="Only this account, e.g. crm:default.")]
+Most = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")]
+
+
+@cli.command()
+def up(
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Add stand-ins for the CRM, WhatsApp and mail.")] = False,
+    flower: Annotated[bool, typer.Option("--flower", help="Add Flower, behind a password.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes, 16 threads each.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Run the whole system on this machine until Ctrl-C.
+
+    Postgres and Valkey are embedded where DATABASE_URL and REDIS_URL are unset; their data stays in ENTREGA_DATA.
+
+    Example: entrega up --sandbox --flower
+    """
+    from config.settings import load_settings
+    from ingress.system import Plan
+    from ingress.up import run
+
+    raise typer.Exit(run(Plan(load_settings(), sandbox=sandbox, flower=flower, workers=workers), as_json=as_json))
+
+
+@cli.command()
+def demo(as_json: Json = False) -> None:
+    """Show the main job and its worst days in under a minute, on real processes and stand-in providers.
+
+    Example: entrega demo
+    """
+    from ingress.demo import run
+
+    raise typer.Exit(run(as_json=as_json))
+
+
+@cli.command()
+def submit(
+    kind: Annotated[str, typer.Argument(help="create_lead, send_whatsapp or send_email.")],
+    body: Annotated[list[str], typer.Argument(help="JSON, @file, - for standard input, or field=value pairs.")],
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: the same key and body stand for one delivery.")
+    ] = None,
+    english: Annotated[bool, typer.Option("--en", help="Sentences in English instead of Portuguese.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hand over one command and print its receipt.
+
+    Example: entrega submit create_lead nome="Ana Teste" email=ana.teste@exemplo.com.br interesse=produto_a
+    """
+    from ingress.printing import show_answer
+
+    command = _body(body)
+    if key:
+        command = {**command, "options": {**_mapping(command.get("options")), "key": key}}
+    answer = _app().intake.submit(kind, command, producer="cli", language="en" if english else "pt")
+    _print_json(asdict(answer)) if as_json else show_answer(answer)
+
+
+@cli.command()
+def show(delivery_id: Id, as_json: Json = False) -> None:
+    """Show one delivery with the timeline of its attempts.
+
+    Example: entrega show 0193e0a0-0000-7000-8000-000000000000
+    """
+    from ingress.printing import show_delivery
+
+    found = _app().archive.find(delivery_id)
+    if found is None:
+        _fail(f"There is no delivery {delivery_id}. List them with: entrega deliveries", REFUSED)
+    _print_json(asdict(found)) if as_json else show_delivery(found)
+
+
+@cli.command()
+def deliveries(
+    state: Annotated[list[str] | None, typer.Option(help="Only this state; may be given several times.")] = None,
+    kind: Kind = None,
+    account: Account = None,
+    before: Annotated[
+        UUID | None, typer.Option(help="Only older than this id: the last one of the page before.")
+    ] = None,
+    most: Most = 20,
+    as_json: Json = False,
+) -> None:
+    """List deliveries, newest first.
+
+    Example: entrega deliveries --state waiting --state dead
+    """
+    from ingress.printing import show_deliveries
+    from ledger.models import STATES
+
+    unknown = [each for each in state or () if each not in STATES]
+    if unknown:
+        _fail(f"There is no state {unknown[0]!r}; use one of: {', '.join(STATES)}", WRONG_USE)
+    found = _app().archive.search(states=tuple(state or ()), kind=kind, account=account, before=before, most=most)
+    _print_json([asdict(each) for each in found]) if as_json else show_deliveries(found)
+
+
+@dead_letters.command("list")
+def list_dead(kind: Kind = None, account: Account = None, most: Most = 20, as_json: Json = False) -> None:
+    """List the dead letters and held deliveries, newest first.
+
+    Example: entrega dead-letters list --account crm:default
+    """
+    from ingress.printing import show_deliveries
+
+    found = _app().archive.search(states=("dead", "held"), kind=kind, account=account, most=most)
+    _print_json([asdict(each) for each in found]) if as_json else show_deliveries(found, reasons=True)
+
+
+@dead_letters.command("replay")
+def replay_dead(
+    delivery_ids: Annotated[list[UUID], typer.Argument(help="Which ones.")], reason: Reason, as_json: Json = False
+) -> None:
+    """Try dead letters again, with fresh budgets.
+
+    Example: entrega dead-letters replay 0193e0a0-0000-7000-8000-000000000000 --reason "field corrected in the CRM"
+    """
+    from ingress.printing import say
+
+    app = _app()
+    hints = _desk(app).replay(delivery_ids, reason=reason)
+    app.hints.send(hints)
+    replayed = [str(each.id) for each in hints]
+    left = [str(each) for each in delivery_ids if str(each) not in replayed]
+    if as_json:
+        _print_json({"replayed": replayed, "not_replayed": left})
+    else:
+        say(f"{len(replayed)} replayed." + (f" Neither dead nor held, left alone: {', '.join(left)}" if left else ""))
+    raise typer.Exit(REFUSED if left else 0)
+
+
+@cli.command()
+def pause(
+    account: Annotated[str, typer.Argument(help="E.g. crm:default.")], reason: Reason, as_json: Json = False
+) -> None:
+    """Hold every delivery of an account from its next attempt on; nothing is lost, others go on.
+
+    Example: entrega pause crm:default --reason "the CRM moves tonight"
+    """
+    from ingress.printing import say
+
+    app = _app()
+    _desk(app).pause(_known(app, account), reason=reason)
+    _print_json({"account": account, "held": True}) if as_json else say(
+        f"{account} is held. Open it again with: entrega resume {account}"
+    )
+
+
+@cli.command()
+def resume(
+    account: Annotated[str, typer.Argument(help="E.g. crm:default.")],
+    reason: Reason = "resumed by an operator",
+    as_json: Json = False,
+) -> None:
+    """Open a held account again and free its deliveries.
+
+    Example: entrega resume crm:default --reason "new password set"
+    """
+    from ingress.printing import say
+
+    app = _app()
+    hints = _desk(app).resume(_known(app, account), reason=reason)
+    app.hints.send(hints)
+    _print_json({"account": account, "freed": len(hints)}) if as_json else say(
+        f"{account} is open; {len(hints)} freed."
+    )
+
+
+@cli.command()
+def doctor(as_json: Json = False) -> None:
+    """Check that every part and provider is reachable, and say what to do where it is not.
+
+    Example: entrega doctor
+    """
+    from ingress.doctor import examine
+    from ingress.printing import show_findings
+
+    findings = examine(_app())
+    _print_json([asdict(each) for each in findings]) if as_json else show_findings(findings)
+    raise typer.Exit(0 if all(each.well for each in findings) else NOT_WELL)
+
+
+@cli.command()
+def migrate(as_json: Json = False) -> None:
+    """Bring the ledger's schema up to what this version needs; safe to run again, and by several at once.
+
+    Example: entrega migrate
+    """
+    from ingress.printing import say
+    from ledger.schema import migrate as bring_up_to_date
+
+    before, after = bring_up_to_date(_app().database)
+    if as_json:
+        _print_json({"before": before, "after": after})
+    else:
+        say(
+            f"The schema is at revision {after}"
+            + (", as before." if before == after else f" (was: {before or 'empty'}).")
+        )
+
+
+@cli.command()
+def verify(as_json: Json = False) -> None:
+    """Audit the promise: accepted = succeeded + open + dead + canceled + expired, and nothing is out of place.
+
+    Example: entrega verify
+    """
+    from ingress.printing import show_verdict
+
+    verdict = _app().archive.verify()
+    balanced = verdict.accepted == sum(verdict.states.values())
+    well = balanced and not verdict.faults
+    _print_json({**asdict(verdict), "well": well}) if as_json else show_verdict(verdict, well=well)
+    raise typer.Exit(0 if well else NOT_WELL)
+
+
+def main() -> None:
+    """Run the command line; a fault becomes one sentence and an exit code, never a traceback."""
+    from config.policy import SpecError
+    from config.settings import ConfigurationError
+    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+    from sandbox.doors import SandboxError
+
+    try:
+        cli()
+    except (ConfigurationError, SpecError) as err:
+        _fail(str(err), WRONG_USE)
+    except LedgerUnavailable as err:
+        _fail(f"The ledger is away: {err}", AWAY)
+    except InvalidCommand as err:
+        _fail(json.dumps(err.as_answer(), ensure_ascii=False) if "--json" in sys.argv else _issues(err), REFUSED)
+    except KeyReused as err:
+        _fail(str(err), REFUSED)
+    except SandboxError as err:
+        _fail(str(err), NOT_WELL)
+
+
+def _issues(err: Any) -> str:
+    lines = "\n".join(f"  {each.field}: {each.issue}" for each in err.issues)
+    return f"{err.kind} was refused, nothing was written:\n{lines}"
+
+
+def _app() -> "Entrega":
+    from tasks import app
+    from worker.logs import configure_logging
+
+    configure_logging(app.settings.entrega_log, "WARNING")
+    return app
+
+
+def _desk(app: "Entrega") -> Any:
+    from ledger.operating import Desk
+
+    return Desk(app.database, actor=_OPERATOR)
+
+
+def _known(app: "Entrega", account: str) -> str:
+    if account not in app.intake.accounts:
+        _fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
+    return account
+
+
+def _body(words: list[str]) -> dict[str, Any]:
+    if len(words) == 1 and words[0] == "-":
+        return _parsed(sys.stdin.read(), "standard input")
+    if len(words) == 1 and words[0].startswith("@"):
+        return _parsed(_file_text(Path(words[0][1:])), words[0][1:])
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return _parsed(words[0], "the argument")
+    pairs = [each.partition("=") for each in words]
+    if not all(equals and name for name, equals, _ in pairs):
+        _fail("Give the body as JSON, as @file, as - for standard input, or as field=value pairs.", WRONG_USE)
+    return {name: value for name, _, value in pairs}
+
+
+def _file_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        _fail(f"{file} cannot be read: {type(err).__name__}. Give a UTF-8 file that holds one JSON object.", WRONG_USE)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as err:
+        _fail(f"The body in {where} is not JSON: {getattr(err, 'msg', 'unreadable')}.", WRONG_USE)
+    if not isinstance(found, dict):
+        _fail(f"The body in {where} must be one JSON object.", WRONG_USE)
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    sys.exit(code)

@@ -1,0 +1,80 @@
+"""`entrega doctor`: is every part and provider reachable, and what to do where it is not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from delivery.errors import LedgerUnavailable, ProviderError
+from ledger.schema import check_schema
+from worker.metrics import make_recorder
+from worker.wiring import build_engine
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+_FRESH = timedelta(seconds=20)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part and how it is.
+
+    Attributes:
+        note: A fact when it is well; otherwise what is wrong and what to do.
+    """
+
+    part: str
+    well: bool
+    note: str
+
+
+def examine(app: "Entrega") -> list[Finding]:
+    """Look at every part once, now; provider accounts are probed without side effects."""
+    ledger = _ledger(app)
+    findings = [ledger, _broker(app)]
+    if ledger.well:
+        findings += [_work(app), *_accounts(app)]
+    return findings
+
+
+def _ledger(app: "Entrega") -> Finding:
+    try:
+        check_schema(app.database)
+    except LedgerUnavailable as err:
+        return Finding("ledger", well=False, note=str(err))
+    return Finding("ledger", well=True, note="Postgres answers and its schema is current")
+
+
+def _broker(app: "Entrega") -> Finding:
+    backlog = app.hints.backlog()
+    if backlog is None:
+        return Finding(
+            "broker", well=False, note="Redis does not answer; check REDIS_URL. Accepted commands wait safely."
+        )
+    return Finding("broker", well=True, note=f"Redis answers; {backlog} hints wait for a worker")
+
+
+def _work(app: "Entrega") -> Finding:
+    tick = app.archive.last_tick("sweep")
+    if tick is None or datetime.now(UTC) - tick > _FRESH:
+        last = "never" if tick is None else f"last at {tick:%Y-%m-%d %H:%M:%S} UTC"
+        advice = "start `celery -A worker worker` and `celery -A worker beat`, or `entrega up`"
+        return Finding("work", well=False, note=f"no sweep for 20 s ({last}): {advice}")
+    return Finding("work", well=True, note="worker and beat are at work")
+
+
+def _accounts(app: "Entrega") -> Iterator[Finding]:
+    held = {each.name: each for each in app.archive.accounts()}
+    for account, provider in build_engine(app, make_recorder(enabled=False)).providers.items():
+        standing = held.get(account)
+        try:
+            note, well = provider.probe(), True
+        except ProviderError as err:
+            note, well = f"{err.code}: {err}", False
+        if standing and standing.held_reason:
+            well = False
+            note = f"held ({standing.held_reason}); now: {note}. Open it with: entrega resume {account}"
+        if standing and standing.probed_at:
+            note += f" (health task: {standing.health}, {standing.probed_at:%H:%M:%S} UTC)"
+        yield Finding(account, well, note)

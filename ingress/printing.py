@@ -1,0 +1,147 @@
+"""How the command line looks to a person: tables and sentences. Only masked values ever get here."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from delivery.intake import Answer
+from ledger.reading import Attempt, Delivery, Verdict
+
+if TYPE_CHECKING:
+    from ingress.doctor import Finding
+
+_COLOURS = {
+    "succeeded": "green", "ready": "cyan", "attempting": "cyan", "waiting": "yellow", "uncertain": "magenta",
+    "held": "magenta", "dead": "red", "expired": "red", "canceled": "dim", "deferred": "yellow", "rejected": "red",
+}  # fmt: skip
+
+
+def console() -> Console:
+    """Return a console on standard output; without a terminal lines are wide and plain, fit for a file or a pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=160, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """Print one sentence as it is."""
+    console().print(Text(sentence), soft_wrap=True)
+
+
+def show_answer(answer: Answer) -> None:
+    """Print a receipt."""
+    out = console()
+    out.print(Text(answer.message))
+    table = Table.grid(padding=(0, 2))
+    table.add_row("delivery", answer.id)
+    table.add_row("state", _coloured(answer.state))
+    table.add_row("next step", answer.next_step)
+    if answer.duplicate_of:
+        table.add_row("duplicate of", answer.duplicate_of)
+    out.print(table)
+    out.print(Text(f"Follow it with: entrega show {answer.id}", style="dim"))
+
+
+def show_delivery(found: Delivery) -> None:
+    """Print one delivery and its timeline."""
+    out = console()
+    table = Table.grid(padding=(0, 2))
+    for name, value in _facts(found):
+        table.add_row(name, value)
+    out.print(table)
+    if found.timeline:
+        out.print(timeline_table(found.timeline))
+
+
+def _facts(found: Delivery) -> Iterable[tuple[str, Text | str]]:
+    yield "delivery", str(found.id)
+    yield "what", f"{found.kind} for {found.recipient} through {found.account}, asked by {found.producer}"
+    yield "state", _coloured(found.state)
+    if found.reason:
+        yield "reason", Text(f"{found.code}: {found.reason}")
+    if found.receipt:
+        yield "receipt", Text(found.receipt)
+    yield "accepted", _instant(found.created_at)
+    if found.next_at and found.state in ("ready", "waiting"):
+        yield "next attempt", _instant(found.next_at)
+        yield "gives up", _instant(found.expires_at)
+    if found.settled_at:
+        yield "settled", _instant(found.settled_at)
+
+
+def timeline_table(timeline: Sequence[Attempt]) -> Table:
+    """Return the attempts of one delivery as a table."""
+    table = Table("n", "started", "outcome", "code", "http", "took", "then", box=None, header_style="dim")
+    for each in timeline:
+        took = "" if each.duration_ms is None else f"{each.duration_ms} ms"
+        then = "" if each.wait_s is None else f"wait {each.wait_s} s"
+        outcome = _coloured(each.outcome) if each.outcome else Text("under way", style="cyan")
+        code = each.code or ""
+        if each.provider_code:
+            code += f" ({each.provider_code})"
+        table.add_row(
+            str(each.n), _instant(each.started_at), outcome, Text(code), str(each.http_status or ""), took, then
+        )
+    return table
+
+
+def show_deliveries(found: Sequence[Delivery], *, reasons: bool = False) -> None:
+    """Print a list of deliveries."""
+    if not found:
+        say("None.")
+        return
+    console().print(deliveries_table(found, reasons=reasons))
+
+
+def deliveries_table(found: Sequence[Delivery], *, reasons: bool = False) -> Table:
+    """Return deliveries as a table; with reasons for those who must act."""
+    last = "why" if reasons else "receipt"
+    table = Table("delivery", "kind", "to", "state", "attempts", "accepted", last, box=None, header_style="dim")
+    table.columns[0].no_wrap = True
+    for each in found:
+        tail = f"{each.code}: {each.reason}" if reasons else (each.receipt or each.code or "")
+        row = (str(each.id), each.kind, Text(each.recipient), _coloured(each.state), str(each.attempts))
+        table.add_row(*row, _instant(each.created_at), Text(tail, overflow="ellipsis", no_wrap=not reasons))
+    return table
+
+
+def show_verdict(verdict: Verdict, *, well: bool) -> None:
+    """Print the never-lost audit."""
+    out = console()
+    out.print(verdict_table(verdict))
+    for fault, n in verdict.faults.items():
+        out.print(Text(f"fault: {n} deliveries {fault.replace('_', ' ')}", style="red"))
+    if well:
+        out.print(Text("Every accepted command is accounted for.", style="green"))
+    else:
+        out.print(
+            Text("The books do not balance. Keep the database as it is and look into the faults above.", style="red")
+        )
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Return accepted = sum of states as a table of one line."""
+    states = {name: n for name, n in verdict.states.items() if n}
+    table = Table("accepted", "=", *states, box=None, header_style="dim")
+    table.add_row(str(verdict.accepted), "", *(str(n) for n in states.values()))
+    return table
+
+
+def show_findings(findings: Sequence["Finding"]) -> None:
+    """Print what the doctor found."""
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for each in findings:
+        mark = Text("ok", style="green") if each.well else Text("not well", style="red")
+        table.add_row(mark, each.part, Text(each.note))
+    console().print(table)
+
+
+def _coloured(word: str) -> Text:
+    return Text(word, style=_COLOURS.get(word, ""))
+
+
+def _instant(value: datetime) -> str:
+    return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")

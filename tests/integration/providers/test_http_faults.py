@@ -1,0 +1,454 @@
+"""Which failure proves what, measured on real sockets: a server that misbehaves in one way and counts what it got.
+
+Each case names the fault, what must come of it, and how many complete requests the server may have seen: one at
+most, because nothing below the engine may send a request again.
+"""
+
+import contextlib
+import gzip
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+
+from config.policy import Timeouts
+from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
+from providers.http import Answer, HttpClient
+
+FAST = Timeouts(connect_s=1, read_s=0.4, total_s=1)
+BODY = b'{"a":1}'
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class FaultServer:
+    """Accepts connections on loopback and does one thing to each; `seen` holds every complete request."""
+
+    def __init__(self, behave: Callable[["Exchange"], None], tls: ssl.SSLContext | None = None) -> None:
+        self.seen: list[bytes] = []
+        self.connections = 0
+        self._behave = behave
+        self._tls = tls
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(5)
+        with contextlib.suppress(OSError):
+            wrapped = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+            with wrapped:
+                self._behave(Exchange(self, wrapped))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass
+class Exchange:
+    """One connection, as a behaviour sees it."""
+
+    server: FaultServer
+    wire: socket.socket
+
+    def read_request(self) -> None:
+        """Read one whole request and count it; ends the connection when none comes."""
+        data = b""
+        while not complete(data):
+            more = self.wire.recv(65_536)
+            if not more:
+                raise ConnectionError
+            data += more
+        self.server.seen.append(data)
+
+    def reset(self) -> None:
+        """Close so that the other side gets RST instead of FIN."""
+        self.wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.wire.close()
+
+
+def complete(data: bytes) -> bool:
+    head, end, body = data.partition(b"\r\n\r\n")
+    lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    return bool(end) and len(body) >= sum(lengths)
+
+
+def saying(*parts: bytes, pause: float = 0.0, hold: float = 0.0) -> Callable[[Exchange], None]:
+    """Read the request, then send the parts with a pause after each, hold the line, and close it."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.read_request()
+        for part in parts:
+            exchange.wire.sendall(part)
+            time.sleep(pause)
+        time.sleep(hold)
+
+    return behave
+
+
+def resetting(*parts: bytes, read: bool) -> Callable[[Exchange], None]:
+    def behave(exchange: Exchange) -> None:
+        if read:
+            exchange.read_request()
+        for part in parts:
+            exchange.wire.sendall(part)
+        exchange.reset()
+
+    return behave
+
+
+def closing_at_once(exchange: Exchange) -> None:
+    exchange.wire.close()
+
+
+def keeping_alive(exchange: Exchange) -> None:
+    while True:
+        exchange.read_request()
+        exchange.wire.sendall(OK)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., FaultServer]]:
+    servers: list[FaultServer] = []
+
+    def start(behave: Callable[[Exchange], None], tls: ssl.SSLContext | None = None) -> FaultServer:
+        servers.append(FaultServer(behave, tls))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[HttpClient]:
+    http = HttpClient(pool_size=2)
+    yield http
+    http.close()
+
+
+def post(
+    client: HttpClient, port: int, scheme: str = "http", host: str = "127.0.0.1", max_bytes: int = 10_000
+) -> Answer:
+    return client.call(
+        "POST",
+        f"{scheme}://{host}:{port}/api/v1/leads",
+        route="/api/v1/leads",
+        timeouts=FAST,
+        headers={"Content-Type": "application/json", "Authorization": "Bearer ours"},
+        body=BODY,
+        max_bytes=max_bytes,
+    )
+
+
+def bomb(size: int) -> bytes:
+    return gzip.compress(b"\0" * size)
+
+
+def with_length(body: bytes, *headers: bytes) -> bytes:
+    lines = [b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def in_chunks(body: bytes, *headers: bytes) -> bytes:
+    lines = [b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked", *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+
+
+LOST = (Ambiguous, "answer_lost")
+GZIP = b"Content-Encoding: gzip"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+TWO_LENGTHS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} "
+
+
+@pytest.mark.parametrize(
+    ("behave", "expected", "seen"),
+    [
+        pytest.param(closing_at_once, LOST, 0, id="closed right after accept"),
+        pytest.param(resetting(read=False), LOST, 0, id="reset right after accept"),
+        pytest.param(saying(), LOST, 1, id="closed after the request"),
+        pytest.param(resetting(read=True), LOST, 1, id="reset after the request"),
+        pytest.param(saying(hold=2), LOST, 1, id="no answer in time"),
+        pytest.param(saying(b"GARBAGE\r\n\r\n"), LOST, 1, id="garbage for a status line"),
+        pytest.param(saying(HEAD + b"{}"), LOST, 1, id="body shorter than announced"),
+        pytest.param(resetting(HEAD + b"{}", read=True), LOST, 1, id="reset in the body"),
+        pytest.param(saying(CHUNKED + b"9\r\n{}"), LOST, 1, id="chunk cut"),
+        pytest.param(saying(HEAD + b"{", hold=2), LOST, 1, id="body stalls"),
+        pytest.param(saying(HEAD, *[b"x"] * 9, pause=0.25), LOST, 1, id="body drips"),
+        pytest.param(
+            saying(b"HTTP/1.1 200 OK\r\n", *[b"A: b\r\n"] * 9, pause=0.25),
+            LOST,
+            1,
+            id="headers drip",
+        ),
+        pytest.param(saying(CHUNKED, *[b"1\r\nx\r\n"] * 9, pause=0.25), LOST, 1, id="chunks drip"),
+        pytest.param(saying(with_length(b"not gzip", GZIP)), LOST, 1, id="bad gzip"),
+        pytest.param(saying(with_length(b"x" * 20_000)), LOST, 1, id="body over the cap"),
+        pytest.param(saying(with_length(bomb(50_000_000), GZIP)), LOST, 1, id="gzip bomb"),
+        pytest.param(saying(in_chunks(bomb(50_000_000), GZIP)), LOST, 1, id="gzip bomb in chunks"),
+        pytest.param(saying(TWO_LENGTHS), LOST, 1, id="headers that contradict each other"),
+        pytest.param(saying(b"HTTP/1.1 101 Switching\r\n\r\n"), LOST, 1, id="a status that ends nothing"),
+        pytest.param(
+            saying(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
+            (Permanent, "misconfigured"),
+            1,
+            id="302",
+        ),
+        pytest.param(
+            saying(b"HTTP/1.1 307 Go\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
+            (Permanent, "misconfigured"),
+            1,
+            id="307",
+        ),
+    ],
+)
+def test_a_fault_after_the_connection_stood_is_judged_by_what_it_proves(
+    behave: Callable[[Exchange], None],
+    expected: tuple[type[ProviderError], str],
+    seen: int,
+    serve: Callable[..., FaultServer],
+    client: HttpClient,
+) -> None:
+    server = serve(behave)
+    started = time.monotonic()
+
+    with pytest.raises(expected[0]) as caught:
+        post(client, server.port)
+
+    assert caught.value.code == expected[1]
+    assert len(server.seen) == seen
+    assert server.connections == 1
+    assert time.monotonic() - started < FAST.total_s + 0.3
+    assert "ours" not in str(caught.value)
+
+
+def test_a_refused_connection_was_surely_not_sent(client: HttpClient) -> None:
+    with socket.socket() as bound_but_deaf:
+        bound_but_deaf.bind(("127.0.0.1", 0))
+
+        with pytest.raises(Retryable) as caught:
+            post(client, bound_but_deaf.getsockname()[1])
+
+    assert caught.value.code == "not_sent"
+
+
+def test_a_connection_that_nobody_answers_was_surely_not_sent(client: HttpClient) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(3)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+
+        with pytest.raises(Retryable) as caught:
+            post(client, port)
+
+        for each in waiting:
+            each.close()
+    assert caught.value.code == "not_sent"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Ty", id="headers cut in the middle"),
+        pytest.param(with_length(b"<html>"), id="a page instead of JSON"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", id="no length and no body"),
+    ],
+)
+def test_a_200_without_readable_json_proves_nothing_by_itself(
+    reply: bytes, serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    server = serve(saying(reply))
+
+    answer = post(client, server.port)
+
+    assert (answer.status, dict(answer.json())) == (200, {})
+    assert len(server.seen) == 1
+
+
+def test_an_early_refusal_is_heard_although_the_line_is_reset(
+    serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    server = serve(saying(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+
+    assert post(client, server.port).status == 413
+
+
+def test_a_compressed_answer_is_read(serve: Callable[..., FaultServer], client: HttpClient) -> None:
+    server = serve(saying(with_length(gzip.compress(b'{"id":"7"}'), GZIP)))
+
+    assert post(client, server.port).json() == {"id": "7"}
+
+
+def test_connections_are_reused(serve: Callable[..., FaultServer], client: HttpClient) -> None:
+    server = serve(keeping_alive)
+
+    post(client, server.port)
+    post(client, server.port)
+
+    assert (server.connections, len(server.seen)) == (1, 2)
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    serve: Callable[..., FaultServer], client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(keeping_alive)
+    monkeypatch.setattr("providers.http._IDLE_S", 0.0)
+
+    post(client, server.port)
+    post(client, server.port)
+
+    assert (server.connections, len(server.seen)) == (2, 2)
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(
+    serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    server = serve(saying(OK))
+
+    post(client, server.port)
+    time.sleep(0.1)
+    post(client, server.port)
+
+    assert (server.connections, len(server.seen)) == (2, 2)
+
+
+def test_a_reset_on_a_reused_connection_is_not_sent_again(
+    serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    def behave(exchange: Exchange) -> None:
+        exchange.read_request()
+        exchange.wire.sendall(OK)
+        exchange.read_request()
+        exchange.reset()
+
+    server = serve(behave)
+    post(client, server.port)
+
+    with pytest.raises(Ambiguous):
+        post(client, server.port)
+
+    assert (server.connections, len(server.seen)) == (1, 2)
+
+
+def test_a_netrc_entry_does_not_replace_our_authorization(
+    serve: Callable[..., FaultServer], client: HttpClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password invented\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    server = serve(keeping_alive)
+
+    post(client, server.port)
+
+    assert b"Authorization: Bearer ours\r\n" in server.seen[0]
+    assert b"Basic" not in server.seen[0]
+
+
+def test_a_proxy_in_the_environment_is_not_used(
+    serve: Callable[..., FaultServer], client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server = serve(keeping_alive)
+
+    assert post(client, server.port).status == 200
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def trusting(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpClient]:
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    http = HttpClient(ca_file=file)
+    yield http
+    http.close()
+
+
+def certified(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+def test_a_certificate_of_our_authority_is_trusted(
+    serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
+) -> None:
+    server = serve(keeping_alive, certified(authority, "localhost"))
+
+    assert post(trusting, server.port, "https", "localhost").status == 200
+
+
+def test_an_unknown_authority_is_a_wrong_certificate(
+    serve: Callable[..., FaultServer], client: HttpClient, authority: trustme.CA
+) -> None:
+    server = serve(keeping_alive, certified(authority, "localhost"))
+
+    with pytest.raises(Permanent) as caught:
+        post(client, server.port, "https", "localhost")
+
+    assert (caught.value.code, server.seen) == ("certificate", [])
+
+
+def test_a_certificate_for_another_host_is_a_wrong_certificate(
+    serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
+) -> None:
+    server = serve(keeping_alive, certified(authority, "another.example.com"))
+
+    with pytest.raises(Permanent) as caught:
+        post(trusting, server.port, "https", "localhost")
+
+    assert (caught.value.code, server.seen) == ("certificate", [])
+
+
+def test_a_dripping_answer_over_tls_ends_with_the_total_time(
+    serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
+) -> None:
+    server = serve(saying(HEAD, *[b"x"] * 9, pause=0.25), certified(authority, "localhost"))
+    started = time.monotonic()
+
+    with pytest.raises(Ambiguous):
+        post(trusting, server.port, "https", "localhost")
+
+    assert time.monotonic() - started < FAST.total_s + 0.3
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        pytest.param(closing_at_once, id="closed in the handshake"),
+        pytest.param(resetting(read=False), id="reset in the handshake"),
+        pytest.param(resetting(b"HTTP/1.1 400 Bad Request\r\n\r\n", read=False), id="plain HTTP answers"),
+        pytest.param(lambda _: time.sleep(2), id="a plain port that stays silent"),
+    ],
+)
+def test_a_handshake_that_fails_was_surely_not_sent(
+    behave: Callable[[Exchange], None], serve: Callable[..., FaultServer], trusting: HttpClient
+) -> None:
+    server = serve(behave)
+
+    with pytest.raises(Retryable) as caught:
+        post(trusting, server.port, "https", "localhost")
+
+    assert caught.value.code == "not_sent"
