@@ -246,8 +246,8 @@ def _verdict(err: Exception, where: str) -> ProviderError:
     if _any(chain, ssl.SSLCertVerificationError):
         message = f"{where}: its certificate is not trusted ({found}); check host name, expiry and authority"
         return Permanent(message, code="certificate")
-    # All of them stand for a connection that was never ready, so no byte of the request left. `requests.ConnectionError`
-    # proves nothing: it also covers answers that were lost.
+    # All of them stand for a connection that was never ready, so no byte of the request left. A plain
+    # `requests.ConnectionError` proves nothing: it also covers answers that were lost.
     if _any(chain, ConnectTimeoutError, requests.ConnectTimeout, _HandshakeFailed):
         return Retryable(f"{where}: not sent ({found}); check that the host is up and reachable", code="not_sent")
     return Ambiguous(f"{where}: sent, and no complete answer came ({found}); look the request up", code="answer_lost")

@@ -77,30 +77,32 @@ class TokenShelf:
 
     def read(self) -> Token | None:
         """Return the shared token, None when there is none that is ours and whole. Its times are by the wall clock."""
-        kept = self._tried(lambda redis: redis.get(self._key), None)
+        kept = self._tried(lambda redis: redis.get(self._key), otherwise=None)
         return self._opened(kept) if kept else None
 
     def write(self, token: Token, *, keep_for: timedelta) -> None:
         """Share a token, times by the wall clock."""
         value = {"for": self._mark, "token": token.text, "renew_at": token.renew_at, "expires_at": token.dies_at}
         sealed = base64.b64encode(self._seal(json.dumps(value).encode()))
-        self._tried(lambda redis: redis.set(self._key, sealed, px=max(keep_for, timedelta(milliseconds=1))), None)
+        self._tried(
+            lambda redis: redis.set(self._key, sealed, px=max(keep_for, timedelta(milliseconds=1))), otherwise=None
+        )
 
     def lock(self, keep_for: timedelta) -> str | None:
         """Return the proof that we may fetch, None while another does. Without Redis every process may."""
         holder = secrets.token_hex(16)
-        taken = self._tried(lambda redis: bool(redis.set(self._lock_key, holder, nx=True, px=keep_for)), True)
+        taken = self._tried(lambda redis: bool(redis.set(self._lock_key, holder, nx=True, px=keep_for)), otherwise=True)
         return holder if taken else None
 
     def is_locked(self) -> bool:
         """Tell whether somebody still fetches."""
-        return self._tried(lambda redis: bool(redis.exists(self._lock_key)), False)
+        return self._tried(lambda redis: bool(redis.exists(self._lock_key)), otherwise=False)
 
     def unlock(self, holder: str) -> None:
         """Let others fetch, if the lock is still ours."""
-        self._tried(lambda redis: redis.eval(_UNLOCK, 1, self._lock_key, holder), None)
+        self._tried(lambda redis: redis.eval(_UNLOCK, 1, self._lock_key, holder), otherwise=None)
 
-    def _tried(self, ask: Callable[[Redis], Found], otherwise: Found) -> Found:
+    def _tried(self, ask: Callable[[Redis], Found], *, otherwise: Found) -> Found:
         if self._redis is None or self._ticks() < self._away_until:
             return otherwise
         try:

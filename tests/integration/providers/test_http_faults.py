@@ -236,6 +236,15 @@ def test_a_fault_after_the_connection_stood_is_judged_by_what_it_proves(
     assert "ours" not in str(caught.value)
 
 
+def test_a_read_is_not_repeated_either(serve: Callable[..., FaultServer], client: HttpClient) -> None:
+    server = serve(saying())
+
+    with pytest.raises(Ambiguous):
+        client.call("GET", f"http://127.0.0.1:{server.port}/", route="/", timeouts=FAST)
+
+    assert (server.connections, len(server.seen)) == (1, 1)
+
+
 def test_a_refused_connection_was_surely_not_sent(client: HttpClient) -> None:
     with socket.socket() as bound_but_deaf:
         bound_but_deaf.bind(("127.0.0.1", 0))
@@ -251,7 +260,7 @@ def test_a_connection_that_nobody_answers_was_surely_not_sent(client: HttpClient
         port = full.getsockname()[1]
         waiting = [socket.socket() for _ in range(3)]
         for each in waiting:
-            each.setblocking(False)
+            each.settimeout(0)
             each.connect_ex(("127.0.0.1", port))
 
         with pytest.raises(Retryable) as caught:

@@ -1,0 +1,46 @@
+# Entrega. Every target makes .venv when it is missing or out of date; nothing else needs to be installed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check up faults bench requirements clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(READY) ## Make .venv with everything in it; the command line is .venv/bin/entrega
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Entrega needs Python 3.11 or newer; name one: make venv PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "This Python cannot make virtual environments; on Debian install the package python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## Run the main job and its worst days, in under a minute
+	@$(BIN)/entrega demo
+
+test: $(READY) ## Run all tests on real embedded servers
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types and import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+up: $(READY) ## Run the whole system here, with stand-in providers and Flower, until Ctrl-C
+	@$(BIN)/entrega up --sandbox --flower
+
+requirements: $(READY) ## Pin the requirements anew, with hashes and without addresses (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U pyproject.toml -o requirements/runtime.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U --extra dev pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove what make and the tests left behind; keeps the data folder .entrega
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info
