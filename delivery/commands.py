@@ -208,7 +208,7 @@ class Attachment(_Body):
 class SendEmail(Command):
     """Send one e-mail with a text part, an HTML part or both."""
 
-    model_config = ConfigDict(populate_by_name=True, val_json_bytes="base64", ser_json_bytes="base64")
+    model_config = ConfigDict(populate_by_name=True)
     kind: ClassVar[str] = "send_email"
     service: ClassVar[str] = "email"
 

@@ -100,6 +100,15 @@ class Entrega(Celery):
             raise RuntimeError("this process has no delivery engine: run tasks with `celery -A worker worker`")
         return self.engine_factory()
 
+    def require_broker(self) -> None:
+        """Make sure that there is a broker to talk to.
+
+        Raises:
+            ConfigurationError: REDIS_URL is unset.
+        """
+        if self.settings.redis_url is None:
+            raise ConfigurationError({"REDIS_URL": _NOT_RUNNING})
+
     @property
     def reaches_ledger(self) -> bool:
         """True when this process can write the row itself, so that only an id travels."""
@@ -112,10 +121,11 @@ def _celery_settings() -> Mapping[str, Any]:
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
-    if settings.redis_url is None:
-        raise ConfigurationError({"REDIS_URL": _NOT_RUNNING})
+    # Celery asks for its settings as soon as a task is touched, and never again: an unset broker is no error yet, and
+    # `require_broker` says so where one is needed.
+    url = settings.redis_url.get_secret_value() if settings.redis_url else "memory://"
     return {
-        "broker_url": settings.redis_url.get_secret_value(),
+        "broker_url": url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # the default of 100 makes a worker give up
         "broker_channel_error_retry": True,  # READONLY after a failover is a channel error

@@ -95,8 +95,11 @@ class CommandTask(Task):
             InvalidCommand: A field is missing, wrong, too long or unknown; nothing was written or sent.
             KeyReused: The idempotency key was used before with another body.
             LedgerUnavailable: Postgres does not answer; nothing was promised.
+            ConfigurationError: Neither the ledger nor a broker is known to this process.
         """
         body = dict(kwargs or {})
+        if not self.app.reaches_ledger:
+            self.app.require_broker()
         if not body or as_is or not self.app.reaches_ledger:
             shown = {"argsrepr": _shown(args), "kwargsrepr": _NOT_SHOWN if body else "{}"}
             return super().apply_async(args, kwargs, **(options | shown))

@@ -35,8 +35,8 @@ class CeleryHints:
         """See `delivery.ports.Hints.send`."""
         sent = 0
         wanted = list(hints)
-        if not wanted:
-            return 0
+        if not wanted or self.app.settings.redis_url is None:
+            return 0  # a producer that knows Postgres alone: the workers' sweep finds its deliveries
         try:
             with self.app.producer_pool.acquire(block=True, timeout=5) as producer:
                 for each in wanted:
@@ -50,6 +50,8 @@ class CeleryHints:
 
     def backlog(self) -> int | None:
         """See `delivery.ports.Hints.backlog`."""
+        if self.app.settings.redis_url is None:
+            return None
         try:
             with self.app.pool.acquire(block=True, timeout=5) as connection:
                 channel = connection.default_channel

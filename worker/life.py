@@ -70,6 +70,7 @@ def begin(app: "Entrega") -> None:
     _check_packages()
     try:
         settings = app.settings
+        app.require_broker()
     except ConfigurationError as err:
         raise SystemExit(str(err)) from None
     configure_logging(settings.entrega_log, "INFO", on_error=report_error)

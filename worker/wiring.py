@@ -10,7 +10,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.policy import Spec
+from config.policy import Spec, Timeouts
 from config.settings import Settings
 from delivery.engine import Engine
 from delivery.errors import Permanent
@@ -89,12 +89,17 @@ def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
             token_url, settings.crm_client_id, settings.crm_client_secret, auth.scope, auth.token_life
         ),
         http=parts.http,
-        timeouts=spec.operations["create_lead"].timeouts,
+        timeouts=_token_timeouts(spec.operations["create_lead"].timeouts),
         margin=auth.renewal.margin,
         redis=parts.redis,
         seal=lambda plain: seal(parts.token_key, plain, _TOKEN_PLACE),
         unseal=lambda sealed: unseal(parts.token_key, sealed, _TOKEN_PLACE),
     )
+
+
+def _token_timeouts(call: Timeouts) -> Timeouts:
+    # A token is fetched within the same lease as the call it is for, so it may take only a part of the margin.
+    return Timeouts(connect_s=min(3, call.connect_s), read_s=min(8, call.read_s), total_s=min(10, call.total_s))
 
 
 def _whatsapp_cloud(parts: _Parts, spec: Spec) -> Provider:

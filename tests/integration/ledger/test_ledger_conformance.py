@@ -8,7 +8,7 @@ import pytest
 from delivery.ids import new_id
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
 from delivery.ports import Settlement
-from tests.integration.ledger.conftest import claim, lead, letter, new
+from tests.integration.conftest import claim, lead, letter, new
 
 SOON = timedelta(seconds=2)
 

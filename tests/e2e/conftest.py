@@ -1,0 +1,329 @@
+"""The whole system with real processes: embedded Postgres and Valkey, stand-ins, a worker, beat and the web page.
+
+One system for each module, in a data folder of its own, and nothing of the developer's environment in it. Tests wait on
+conditions and never for a fixed time; the patience is long because the machine may be slow.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+import redis
+from celery import Celery
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+
+from config.settings import Settings, load_settings
+from ingress.system import Plan, System
+from ledger.database import transaction
+from sandbox.children import Child
+from sandbox.standins import controls
+from tasks.app import Entrega, _behaviour, _broker, _routing
+
+PATIENCE_S = 90
+# A short deadline of the CRM's call makes a short lease (17 s), so that a dead worker's lead is soon free again.
+CALL_DEADLINE_S = 2
+_FOREIGN_VARIABLES = ("CELERY", "FLOWER_", "PG", "PROMETHEUS_", "SENTRY_")
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Return the condition's value once it is true; fail with `what` when it never is."""
+    deadline = time.monotonic() + patience_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {patience_s} s still not so: {what}")
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Running:
+    """A running system, and everything a test does to it."""
+
+    system: System
+    app: Entrega
+    control: Mapping[str, Any]
+    redis: redis.Redis
+    foreign: Celery
+    dead_workers: list[str] = field(default_factory=list)
+
+    wait = staticmethod(wait_until)
+
+    def submit(self, kind: str, **body: Any) -> UUID:
+        """Hand over one command as a producer does and return its delivery id."""
+        return UUID(self.app.intake.submit(kind, body, producer="e2e").id)
+
+    def lead(self, name: str = "ana", **body: Any) -> UUID:
+        """Hand over one lead; each name is a person of her own."""
+        return self.submit("create_lead", **lead_of(name), **body)
+
+    def message(self, n: int) -> UUID:
+        """Hand over one WhatsApp message."""
+        return self.submit("send_whatsapp", to=f"+55119{99000000 + n:08d}", text=f"Mensagem de teste {n}")
+
+    def letter(self, n: int) -> UUID:
+        """Hand over one e-mail."""
+        return self.submit("send_email", to=f"carta{n}.teste@exemplo.com.br", subject=f"Teste {n}", text="Olá!")
+
+    def send_foreign(self, name: str, **options: Any) -> str:
+        """Publish as a plain Celery client does, which knows the broker only; return the task id."""
+        with self.foreign.connection_for_write() as connection:
+            return str(self.foreign.send_task(name, connection=connection, **options).id)
+
+    def find(self, id_: UUID) -> Any:
+        """Return a delivery with its timeline."""
+        return self.app.archive.find(id_)
+
+    def opened_by(self, task_id: str) -> UUID | None:
+        """Return the delivery that a foreign message opened."""
+        rows = self.sql("SELECT delivery_id FROM idempotency WHERE key = :key", key=f"origin:{task_id}")
+        return rows[0][0] if rows else None
+
+    def states(self, ids: Iterable[UUID]) -> Counter[str]:
+        """Return how many of the deliveries are in each state."""
+        rows = self.sql("SELECT state, count(*) FROM deliveries WHERE id = ANY(:ids) GROUP BY state", ids=list(ids))
+        return Counter({state: n for state, n in rows})
+
+    def until(self, ids: UUID | Sequence[UUID], *states: str, patience_s: float = PATIENCE_S) -> Any:
+        """Wait, looking after the parts as `entrega up` does, until each delivery is in one of the states.
+
+        Returns:
+            The delivery, where one id was given.
+        """
+        wanted = [ids] if isinstance(ids, UUID) else list(ids)
+        deadline = time.monotonic() + patience_s
+        while sum((found := self.states(wanted))[each] for each in states) < len(set(wanted)):
+            if time.monotonic() > deadline:
+                pytest.fail(f"after {patience_s} s {dict(found)} of {len(set(wanted))}, not all {states}{self.tail()}")
+            self.system.watch()
+            time.sleep(0.1)
+        return self.find(ids) if isinstance(ids, UUID) else None
+
+    def until_alone(self, id_: UUID, state: str) -> None:
+        """Wait for a delivery while what was killed stays dead."""
+        wait_until(lambda: self.states([id_])[state], f"delivery {id_} {state}")
+
+    def some(self, ids: Sequence[UUID], state: str, at_least: int) -> None:
+        """Wait until so many of the deliveries are in a state; nothing is started again meanwhile."""
+        wait_until(lambda: self.states(ids)[state] >= at_least, f"{at_least} of {len(ids)} deliveries {state}")
+
+    def sql(self, statement: str, **values: Any) -> list[Any]:
+        """Look into the ledger, or shift time in it."""
+        with transaction(self.app.database) as connection:
+            result = connection.execute(text(statement), values)
+            return list(result.all()) if result.returns_rows else []
+
+    def accepted(self) -> int:
+        """Return how many commands were ever accepted."""
+        return int(self.sql("SELECT count(*) FROM audit WHERE action = 'accepted'")[0][0])
+
+    def requests(self, route: str = "POST /api/v1/leads", provider: str = "crm") -> Counter[str]:
+        """Return how many requests a stand-in answered on a route, by status."""
+        return Counter(self.control[provider].counters().get(route, {}))
+
+    def effects(self, *providers: str) -> Counter[str]:
+        """Return how often each delivery really took effect."""
+        return sum((self.control[each].effects_per_key() for each in providers), Counter())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return a sample of the metrics page; 0 where it is not there yet."""
+        with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=20) as answer:
+            page = answer.read().decode()
+        samples = [each for family in text_string_to_metric_families(page) for each in family.samples]
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+    def kill(self, name: str) -> None:
+        """End a part with SIGKILL, as a crash would."""
+        part: Any = self.system.parts[name]
+        if isinstance(part, Child):
+            self.dead_workers += [each for each in self._worker_names() if each.endswith(f":{part.pid}")]
+        part.kill()
+
+    def revive(self, name: str) -> None:
+        """Start a killed part again."""
+        part = self.system.parts[name]
+        part.stop()
+        part.start()
+
+    def end_dead_leases(self) -> None:
+        """Let the time pass that the leases of killed workers still have, and of nobody else."""
+        self.sql(
+            "UPDATE deliveries d SET lease_until = now() - interval '1 second' FROM attempts a"
+            " WHERE d.state = 'attempting' AND a.delivery_id = d.id AND a.fence = d.fence AND a.worker = ANY(:dead)",
+            dead=self.dead_workers,
+        )
+
+    def works(self) -> None:
+        """Deliver one more lead: the proof that everything is at work."""
+        self.until(self.lead(f"prova{time.monotonic_ns()}"), "succeeded")
+
+    def log(self, name: str) -> str:
+        """Return what a part has written."""
+        return (self.system.data / "logs" / f"{name}.log").read_text()
+
+    def tail(self) -> str:
+        """Return the end of the worker's log, for a failure's message."""
+        return "\n".join(["", *self.log("worker1").splitlines()[-15:]])
+
+    def _worker_names(self) -> list[str]:
+        return [row[0] for row in self.sql("SELECT DISTINCT worker FROM attempts")]
+
+
+def lead_of(name: str) -> dict[str, str]:
+    """Return the body of an invented person's lead."""
+    return {"nome": f"{name.title()} Teste", "email": f"{name}.teste@exemplo.com.br", "interesse": "produto_a"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def neutral_environment(tmp_path_factory):
+    """A developer's CRM_* or DATABASE_URL, and a `.env` where the tests are started, must not leak in."""
+    ours = {each.upper() for each in Settings.model_fields}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [each for each in os.environ if each.upper() in ours or each.startswith(_FOREIGN_VARIABLES)]:
+            patch.delenv(name)
+        patch.chdir(tmp_path_factory.mktemp("nowhere"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_folder():
+    with temporary_data() as data:
+        yield data
+
+
+@pytest.fixture(scope="module")
+def module_system(neutral_environment, data_folder, request):
+    """The module's system; a module that wants Flower says `FLOWER = True`."""
+    settings = load_settings({"entrega_env": "sandbox", "entrega_data": data_folder, "entrega_port": 0})
+    plan = Plan(settings, sandbox=True, flower=getattr(request.module, "FLOWER", False))
+    system = System(plan, lambda _: None)
+    system.variables |= {"ENTREGA_ENV": "sandbox", "CRM_TIMEOUT": str(CALL_DEADLINE_S)}
+    try:
+        system.start()
+        with _running(system) as running:
+            yield running
+    finally:
+        system.stop()
+
+
+@pytest.fixture
+def running(module_system):
+    """The system, whole and with stand-ins that behave."""
+    module_system.system.watch()
+    for each in module_system.control.values():
+        each.clear_faults()
+    module_system.control["crm"].configure({"rate_limit": None, "latency_s": 0})
+    module_system.control["graph"].configure({"latency_s": 0})
+    return module_system
+
+
+@contextmanager
+def temporary_data() -> Iterator[Path]:
+    """Make a data folder that Postgres's own account can pass through where the tests are run by root."""
+    data = Path(tempfile.mkdtemp(prefix="entrega-e2e-"))
+    data.chmod(0o711)
+    try:
+        yield data
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+@contextmanager
+def _running(system: System) -> Iterator[Running]:
+    app = _producer(system)
+    url = system.variables["REDIS_URL"]
+    client = redis.Redis.from_url(url)
+    foreign = Celery("stranger", broker=url, set_as_current=False)
+    try:
+        yield Running(system, app, controls(system.standins_or_fail), client, foreign)
+    finally:
+        client.close()
+        foreign.close()
+        app.pool.force_close_all()
+        app.close()
+        app.database.dispose()
+
+
+def _producer(system: System) -> Entrega:
+    # A new application for each system: the module's own one keeps the first broker it has seen.
+    app = Entrega("producer", set_as_current=False)
+    app.settings = load_settings({name.lower(): value for name, value in system.variables.items()})
+    app.add_defaults(lambda: _broker(app.settings) | _routing(app.specs) | _behaviour(app.settings))
+    return app
+
+
+@dataclass
+class Program:
+    """A program of ours in a process of its own, as a person starts it in a terminal."""
+
+    process: subprocess.Popen[str]
+    output: Path
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far, both streams."""
+        return self.output.read_text()
+
+    def says(self, words: str) -> None:
+        """Wait until it has printed the words."""
+        wait_until(lambda: words in self.text or self.process.poll() is not None, f"{words!r} in:\n{self.text}")
+        assert words in self.text, f"it ended with {self.process.poll()} and printed:\n{self.text}"
+
+    def family(self) -> list[psutil.Process]:
+        """Return the process and everything below it."""
+        leader = psutil.Process(self.process.pid)
+        return [leader, *leader.children(recursive=True)]
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C and return the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(PATIENCE_S)
+
+
+@contextmanager
+def program(output: Path, *arguments: str, **variables: str) -> Iterator[Program]:
+    """Start `entrega` or `celery` of this environment; it is ended, with all below it, when the block ends."""
+    name, *rest = arguments
+    with output.open("w") as out:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name(name)), *rest],
+            env={**os.environ, **variables},
+            stdout=out, stderr=out, stdin=subprocess.DEVNULL, text=True, start_new_session=True,
+        )  # fmt: skip
+    started = Program(process, output)
+    try:
+        yield started
+    finally:
+        if process.poll() is None:
+            family = started.family()
+            process.terminate()
+            psutil.wait_procs(family, timeout=20)
+            for each in family:
+                if each.is_running():
+                    each.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Start a program: `start("celery", "-A", "worker", "beat", DATABASE_URL=...)`."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def _start(*arguments: str, **variables: str) -> Any:
+        return program(folder / f"{time.monotonic_ns()}.log", *arguments, **variables)
+
+    return _start

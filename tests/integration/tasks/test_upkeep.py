@@ -1,0 +1,121 @@
+"""Beat's tasks against a real ledger; hints and providers stand at their ports."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from config.settings import load_settings
+from delivery.errors import Retryable
+from delivery.outcomes import Deferred
+from delivery.ports import Settlement
+from tasks import app, drain, health, sweep
+from tests.integration.conftest import claim, lead, letter, new
+
+
+class Voice:
+    def __init__(self, waiting=0):
+        self.waiting = waiting
+        self.sent = []
+
+    def backlog(self):
+        return self.waiting
+
+    def send(self, hints):
+        self.sent += [each.id for each in hints]
+        return len(hints)
+
+
+class Api:
+    def __init__(self, fault=None):
+        self.fault = fault
+
+    def probe(self):
+        if self.fault:
+            raise self.fault
+        return "token accepted"
+
+
+@pytest.fixture
+def voice(monkeypatch, ledger, archive, database):
+    voice = Voice()
+    values = load_settings({"database_url": "postgresql://x@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"})
+    parts = {"settings": values, "ledger": ledger, "archive": archive, "database": database, "hints": voice}
+    for name, part in parts.items():
+        monkeypatch.setitem(app.__dict__, name, part)
+    return voice
+
+
+def test_the_sweep_frees_a_lead_and_leaves_a_letter_uncertain(voice, ledger, archive, sql):
+    ids = [each.id for each in ledger.open([new(lead()), new(letter())])]
+    claim(ledger, *ids)
+    sql("UPDATE deliveries SET lease_until = now() - interval '1 second'")
+
+    sweep.run()
+
+    assert [archive.find(each).state for each in ids] == ["ready", "uncertain"]
+    assert voice.sent == ids[:1]
+
+
+def test_the_sweep_sends_lost_hints_again(voice, ledger, sql):
+    (opened,) = ledger.open([new()])
+    sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
+
+    sweep.run()
+
+    assert voice.sent == [opened.id]
+
+
+@pytest.mark.parametrize("waiting", [None, 1000])
+def test_the_sweep_sends_no_hints_into_a_full_or_absent_broker(voice, ledger, sql, waiting):
+    ledger.open([new()])
+    sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
+    voice.waiting = waiting
+
+    sweep.run()
+
+    assert voice.sent == []
+
+
+def test_the_sweep_leaves_proof_that_it_ran(voice, archive):
+    sweep.run()
+
+    assert archive.last_tick("sweep") is not None
+
+
+def park(ledger):
+    (opened,) = ledger.open([new()])
+    (claimed,) = claim(ledger, opened.id)
+    ledger.settle([Settlement(claimed, Deferred("unavailable", timedelta(0), "503", parked=True))])
+    return opened.id
+
+
+def test_the_drain_takes_up_what_is_due_in_the_fallback_queue(voice, ledger, archive):
+    id_ = park(ledger)
+
+    drain.run()
+
+    assert voice.sent == [id_]
+    assert archive.find(id_).state == "ready"
+
+
+def test_the_drain_waits_for_the_broker(voice, ledger, archive):
+    id_ = park(ledger)
+    voice.waiting = None
+
+    drain.run()
+
+    assert archive.find(id_).state == "waiting"
+
+
+def test_health_keeps_what_each_probe_found(voice, archive, monkeypatch):
+    providers = {"crm:default": Api(), "email:default": Api(Retryable("no route to the mail server", code="not_sent"))}
+    monkeypatch.setitem(app.__dict__, "engine", SimpleNamespace(providers=providers))
+
+    health.run()
+
+    found = [(each.name, each.health, each.health_note) for each in archive.accounts()]
+    assert found == [
+        ("crm:default", "ok", "token accepted"),
+        ("email:default", "not_sent", "no route to the mail server"),
+    ]

@@ -1,0 +1,152 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from config.policy import load_specs
+from delivery.commands import CreateLead
+from delivery.engine import Engine
+from delivery.errors import LedgerUnavailable, Permanent, Retryable
+from delivery.ids import new_id
+from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded
+from delivery.ports import Claimed, Order
+
+LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
+
+
+class Book:
+    """A ledger that hands out one delivery and keeps what was settled."""
+
+    def __init__(self, away=0):
+        self.claimed = Claimed(
+            Order(new_id(), "crm:default", LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)), "t", 1, {}, 0
+        )
+        self.settled = []
+        self.away = away
+        self.leases = None
+
+    def claim(self, ids, *, worker, leases):
+        self.leases = leases
+        return [self.claimed] if ids else []
+
+    def settle(self, settlements):
+        if self.away:
+            self.away -= 1
+            raise LedgerUnavailable("away")
+        self.settled += settlements
+        return {each.claimed.order.delivery_id for each in settlements}
+
+
+class Crm:
+    def __init__(self, end):
+        self.end = end
+        self.orders = []
+
+    def send(self, order):
+        self.orders.append(order)
+        if isinstance(self.end, Exception):
+            raise self.end
+        return self.end
+
+
+class Ears:
+    def __init__(self):
+        self.heard = []
+
+    def tell(self, settlement, *, method, endpoint):
+        self.heard.append((settlement, method, endpoint))
+
+
+class Shut:
+    def closed(self, claimed):
+        return Deferred("breaker_open", timedelta(seconds=9), "open", burned=False)
+
+
+@pytest.fixture
+def book():
+    return Book()
+
+
+def engine(book, crm, **changes):
+    values = {
+        "ledger": book,
+        "providers": {"crm:default": crm},
+        "specs": load_specs(),
+        "teller": Ears(),
+        "worker": "w",
+        "pause": lambda seconds: None,
+    }
+    return Engine(**(values | changes))
+
+
+def test_a_delivery_is_claimed_called_settled_and_told(book):
+    crm, ears = Crm(Receipt("LEAD-1", http_status=201)), Ears()
+
+    ended = engine(book, crm, teller=ears).deliver([new_id()])
+
+    assert ended == book.settled
+    assert ended[0].outcome == Succeeded(Receipt("LEAD-1", http_status=201))
+    assert ended[0].http_status == 201
+    assert crm.orders == [book.claimed.order]
+    assert [each[1:] for each in ears.heard] == [("POST", "/api/v1/leads")]
+
+
+def test_the_lease_covers_the_whole_call(book):
+    engine(book, Crm(Receipt("LEAD-1"))).deliver([new_id()])
+
+    assert book.leases["create_lead"] == timedelta(seconds=45)
+
+
+def test_nothing_claimed_means_nothing_called(book):
+    crm = Crm(Receipt("LEAD-1"))
+
+    assert engine(book, crm).deliver([]) == []
+    assert crm.orders == []
+
+
+def test_a_closed_gate_stops_the_call_and_burns_nothing(book):
+    crm = Crm(Receipt("LEAD-1"))
+
+    (ended,) = engine(book, crm, gates=[Shut()]).deliver([new_id()])
+
+    assert crm.orders == []
+    assert not ended.outcome.burned
+
+
+def test_a_verdict_keeps_the_providers_own_code(book):
+    crm = Crm(Retryable("busy", code="unavailable", http_status=503, provider_code="BUSY"))
+
+    (ended,) = engine(book, crm).deliver([new_id()])
+
+    assert (ended.outcome.code, ended.http_status, ended.provider_code) == ("unavailable", 503, "BUSY")
+
+
+def test_an_account_nobody_set_up_is_held(book):
+    (ended,) = engine(book, Crm(None), providers={}).deliver([new_id()])
+
+    assert ended.outcome == Rejected("misconfigured", "no account named crm:default is set up here", held=True)
+
+
+def test_a_fault_of_our_own_is_settled_and_reported(book):
+    fault = ZeroDivisionError("x")
+
+    (ended,) = engine(book, Crm(fault)).deliver([new_id()])
+
+    assert ended.outcome.code == "unknown"
+    assert ended.fault is fault
+    assert "x" not in ended.outcome.reason.split()
+
+
+def test_a_receipt_waits_for_a_ledger_that_is_away_for_a_moment():
+    book, pauses = Book(away=2), []
+
+    ended = engine(book, Crm(Receipt("LEAD-1")), pause=pauses.append).deliver([new_id()])
+
+    assert len(ended) == 1
+    assert pauses == [0.2, 0.5]
+
+
+def test_a_ledger_that_stays_away_leaves_the_rest_to_the_sweep():
+    book = Book(away=100)
+
+    with pytest.raises(LedgerUnavailable):
+        engine(book, Crm(Permanent("x"))).deliver([new_id()])

@@ -1,0 +1,253 @@
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import OperationalError
+
+from config.settings import load_settings
+from delivery.errors import FieldIssue, InvalidCommand, LedgerUnavailable
+from delivery.ids import new_id
+from delivery.intake import Answer
+from delivery.outcomes import Deferred, Receipt, Succeeded
+from tasks import app, create_lead
+from tasks.commands import ComeBack, QuietRequest, _shown, message_refused
+
+LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
+ID = str(new_id())
+
+
+class Door:
+    """An intake that accepts, or fails as told, and keeps what it was given."""
+
+    def __init__(self, fault=None):
+        self.given = []
+        self.fault = fault
+
+    def submit(self, kind, body, *, producer, origin=None):
+        self.given.append((kind, body, producer, origin))
+        if self.fault:
+            raise self.fault
+        return Answer(ID, "ready", kind, "crm:default", "", "wait", None, None)
+
+
+class Machine:
+    """An engine that ends every delivery in the same way."""
+
+    def __init__(self, outcome=None):
+        self.outcome = outcome
+        self.asked = []
+
+    def deliver(self, ids):
+        self.asked += ids
+        return [SimpleNamespace(outcome=self.outcome)] if self.outcome else []
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch):
+    values = {"database_url": "postgresql://entrega@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"}
+    monkeypatch.setitem(app.__dict__, "settings", load_settings(values))
+
+
+@pytest.fixture
+def door(monkeypatch):
+    door = Door()
+    monkeypatch.setitem(app.__dict__, "intake", door)
+    return door
+
+
+@pytest.fixture
+def refused():
+    heard = []
+
+    def hear(reason, **_):
+        heard.append(reason)
+
+    message_refused.connect(hear)
+    yield heard
+    message_refused.disconnect(hear)
+
+
+def run(*args, task_id="m1", **kwargs):
+    """Run the task's body as a worker would, without a broker."""
+    create_lead.push_request(id=task_id, called_directly=False, args=args, kwargs=kwargs, retries=0)
+    try:
+        return create_lead.run(*args, **kwargs)
+    finally:
+        create_lead.pop_request()
+
+
+def attempt(monkeypatch, outcome):
+    machine = Machine(outcome)
+    monkeypatch.setitem(app.__dict__, "engine", machine)
+    create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0)
+    try:
+        create_lead.carry_out(ID, {})
+    finally:
+        create_lead.pop_request()
+    return machine
+
+
+def test_delay_writes_the_row_and_returns_its_id(door):
+    result = create_lead.delay(**LEAD)
+
+    assert result.id == ID
+    assert door.given == [("create_lead", LEAD, "celery", None)]
+
+
+def test_a_wrong_command_is_refused_at_the_callers_side(monkeypatch):
+    fault = InvalidCommand("create_lead", (FieldIssue("email", "x"),))
+    monkeypatch.setitem(app.__dict__, "intake", Door(fault))
+
+    with pytest.raises(InvalidCommand):
+        create_lead.delay(**LEAD)
+
+
+def test_celerys_own_times_become_the_commands(door):
+    eta = datetime(2026, 12, 1, tzinfo=UTC)
+
+    create_lead.apply_async(kwargs=LEAD, eta=eta, expires=eta + timedelta(hours=1))
+
+    assert door.given[0][1]["options"] == {"send_at": eta, "expires_at": eta + timedelta(hours=1)}
+
+
+def test_a_countdown_becomes_a_send_at(door):
+    before = datetime.now(UTC)
+
+    create_lead.apply_async(kwargs=LEAD, countdown=3600)
+
+    assert door.given[0][1]["options"]["send_at"] >= before + timedelta(hours=1)
+
+
+def test_a_foreign_message_becomes_a_row_under_its_message_id(door):
+    run(**LEAD)
+
+    assert door.given == [("create_lead", LEAD, "celery", "m1")]
+
+
+def test_a_foreign_message_with_a_positional_body_is_taken_too(door):
+    run(LEAD)
+
+    assert door.given[0][1] == LEAD
+
+
+def test_a_foreign_message_with_a_wrong_body_is_refused_and_counted(monkeypatch, refused):
+    fault = InvalidCommand("create_lead", (FieldIssue("email", "x"),))
+    monkeypatch.setitem(app.__dict__, "intake", Door(fault))
+
+    with pytest.raises(Reject) as caught:
+        run(**LEAD)
+
+    assert refused == ["invalid_command"]
+    assert not caught.value.requeue
+
+
+@pytest.mark.parametrize("value", ["nonsense", 7, None, ["x"]])
+def test_a_message_without_an_id_is_refused_and_counted(refused, value):
+    with pytest.raises(Reject):
+        run(value)
+
+    assert refused == ["malformed"]
+
+
+def test_a_hint_is_attempted(monkeypatch):
+    machine = attempt(monkeypatch, Succeeded(Receipt("LEAD-1")))
+
+    assert [str(each) for each in machine.asked] == [ID]
+
+
+def test_a_short_wait_comes_back_by_celery(monkeypatch):
+    with pytest.raises(ComeBack) as caught:
+        attempt(monkeypatch, Deferred("unavailable", timedelta(seconds=2), "503"))
+
+    assert caught.value.wait == timedelta(seconds=2)
+    assert str(caught.value) == "unavailable: next attempt in 2.0 s"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Deferred("unavailable", timedelta(seconds=2), "503", parked=True),
+        Deferred("unavailable", timedelta(seconds=31), "503"),
+        None,
+    ],
+)
+def test_longer_waits_are_the_rows_alone(monkeypatch, outcome):
+    attempt(monkeypatch, outcome)
+
+
+class Publisher:
+    """Stands where Celery publishes: keeps what would travel, or is away."""
+
+    def __init__(self, fault=None):
+        self.sent = []
+        self.fault = fault
+
+    def __call__(self, name, args=None, kwargs=None, **options):
+        self.sent.append((name, args, kwargs, options))
+        if self.fault:
+            raise self.fault
+
+
+def retry(monkeypatch, exc, publisher, **kwargs):
+    monkeypatch.setitem(app.__dict__, "send_task", publisher)
+    args = [] if kwargs else [ID]
+    create_lead.push_request(id="m1", called_directly=False, args=args, kwargs=kwargs, retries=0, delivery_info={})
+    try:
+        create_lead.retry(exc=exc)
+    finally:
+        create_lead.pop_request()
+
+
+def test_the_fast_clock_waits_as_long_as_the_row(monkeypatch):
+    publisher = Publisher()
+
+    with pytest.raises(Retry):
+        retry(monkeypatch, ComeBack("unavailable", timedelta(seconds=2)), publisher)
+
+    ((name, args, kwargs, options),) = publisher.sent
+    assert (name, list(args), dict(kwargs)) == ("create_lead", [ID], {})
+    assert (options["countdown"], options["queue"]) == (2.0, "retry")
+
+
+def test_a_hint_that_cannot_be_sent_is_left_to_the_sweep(monkeypatch):
+    with pytest.raises(Ignore):
+        retry(monkeypatch, ComeBack("unavailable", timedelta(seconds=2)), Publisher(OperationalError("away")))
+
+
+def test_a_foreign_command_is_never_dropped_while_the_broker_is_away(monkeypatch):
+    with pytest.raises(Reject) as caught:
+        retry(monkeypatch, LedgerUnavailable("away"), Publisher(OperationalError("away")), **LEAD)
+
+    assert caught.value.requeue
+
+
+def test_a_retried_foreign_command_shows_nothing_of_its_content(monkeypatch, door):
+    publisher = Publisher()
+
+    with pytest.raises(Retry):
+        retry(monkeypatch, LedgerUnavailable("away"), publisher, **LEAD)
+
+    assert publisher.sent[0][3]["kwargsrepr"] == "(not shown)"
+    assert door.given == []
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [([ID], f"('{ID}',)"), ([], "()"), (["ana.teste@exemplo.com.br"], "(not shown)"), ([LEAD], "(not shown)")],
+)
+def test_only_ids_are_shown(args, shown):
+    assert _shown(args) == shown
+
+
+def test_a_request_shows_ids_and_nothing_else():
+    headers = {"id": "m1", "task": "create_lead", "argsrepr": "x", "kwargsrepr": repr(LEAD)}
+    message = SimpleNamespace(
+        headers=headers, body=b"", payload=([], LEAD, {}), content_type="x", content_encoding="x",
+        delivery_info={}, properties={},
+    )  # fmt: skip
+
+    request = QuietRequest(message, app=app, task=create_lead, hostname="w")
+
+    assert (request.argsrepr, request.kwargsrepr) == ("()", "(not shown)")
+    assert "ana.teste" not in repr(request.info()) + repr(request.info(safe=True))
