@@ -38,6 +38,12 @@ check: $(READY) ## Lint, types and import contracts
 up: $(READY) ## Run the whole system here, with stand-in providers and Flower, until Ctrl-C
 	@$(BIN)/entrega up --sandbox --flower
 
+faults: $(READY) ## Prove the promises with faults: Redis wiped, workers and servers killed, messages forged
+	@$(BIN)/python -m pytest tests/e2e/test_e2e_faults.py -v
+
+bench: $(READY) ## Measure submits and deliveries on this machine; results under benchmarks/results
+	@$(BIN)/python -m benchmarks.throughput
+
 requirements: $(READY) ## Pin the requirements anew, with hashes and without addresses (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U pyproject.toml -o requirements/runtime.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U --extra dev pyproject.toml -o requirements/dev.txt

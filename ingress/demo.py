@@ -27,7 +27,6 @@ from ledger.reading import Delivery
 from sandbox.children import Child
 from sandbox.doors import make_folder
 from sandbox.standins import StandinControl, controls
-from tasks import app
 from tasks.app import Entrega
 
 _PATIENCE = timedelta(seconds=45)
@@ -132,6 +131,7 @@ def _settings(data: Path) -> Settings:
 
 
 def _producer(system: System) -> Entrega:
+    app = Entrega("demo")
     app.settings = load_settings({name.lower(): value for name, value in system.variables.items()})
     return app
 

@@ -40,6 +40,11 @@ class Entrega(Celery):
 
     engine_factory: Callable[[], "Engine"] | None = None
 
+    def __init__(self, name: str) -> None:
+        """Describe the application; `settings` may be assigned before first use, as tests and the demo do."""
+        super().__init__(name, set_as_current=False)
+        self.add_defaults(lambda: _celery_settings(self))
+
     @cached_property
     def settings(self) -> Settings:
         """What the environment says.
@@ -115,7 +120,7 @@ class Entrega(Celery):
         return self.settings.database_url is not None
 
 
-def _celery_settings() -> Mapping[str, Any]:
+def _celery_settings(app: Entrega) -> Mapping[str, Any]:
     """Return Celery's settings. Source of each: facts measured on Celery 5.7 with Redis, 2026-11-22."""
     return _broker(app.settings) | _routing(app.specs) | _behaviour(app.settings) | _worker()
 
@@ -200,5 +205,4 @@ def _worker() -> dict[str, Any]:
     }
 
 
-app = Entrega("entrega", set_as_current=False)
-app.add_defaults(_celery_settings)
+app = Entrega("entrega")

@@ -1,11 +1,15 @@
 """Hints over Celery: a message that holds a delivery id and nothing else."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from delivery.ports import Hint
 
@@ -17,58 +21,85 @@ _log = structlog.get_logger(__name__)
 # On Redis the smallest number is the most urgent.
 PRIORITIES: Mapping[str, int] = {"high": 0, "normal": 3, "low": 6}
 # What a broker that is away, frozen or refusing raises; kombu wraps some of it and lets the rest through.
-_BROKER_FAULTS = (OperationalError, OSError)
+_BROKER_FAULTS = (OperationalError, OSError, RedisError)
+_PULSE_EVERY_S = 1.0
 
 
-@dataclass(frozen=True)
 class CeleryHints:
     """Publishes hints, best effort.
 
-    Attributes:
+    Celery's own connection waits about six seconds for a broker that refuses (measured: ten retries of the Redis client,
+    out of our reach). Nobody should wait that long for a hint, so a quick pulse is felt first, at most once a second.
+
+    Args:
         queues: The queue of each kind.
+        clock: Monotonic seconds.
     """
 
-    app: "Entrega"
-    queues: Mapping[str, str]
+    def __init__(self, app: "Entrega", queues: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._queues = queues
+        self._clock = clock
+        self._pulse = _pulse(app)
+        self._felt_at = -_PULSE_EVERY_S
 
     def send(self, hints: Iterable[Hint]) -> int:
         """See `delivery.ports.Hints.send`."""
-        sent = 0
         wanted = list(hints)
-        if not wanted or self.app.settings.redis_url is None:
-            return 0  # a producer that knows Postgres alone: the workers' sweep finds its deliveries
+        if not wanted or not self._is_alive():
+            return 0
+        sent = 0
         try:
-            with self.app.producer_pool.acquire(block=True, timeout=5) as producer:
+            with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
                 for each in wanted:
                     self._publish(each, producer)
                     sent += 1
-        except self._faults() as err:
-            _log.warning(
-                "hints_lost", lost=len(wanted) - sent, fault=type(err).__name__, next="the sweep sends them again"
-            )
+        except _BROKER_FAULTS as err:
+            self._lost(len(wanted) - sent, err)
         return sent
 
     def backlog(self) -> int | None:
         """See `delivery.ports.Hints.backlog`."""
-        if self.app.settings.redis_url is None:
+        if not self._is_alive():
             return None
         try:
-            with self.app.pool.acquire(block=True, timeout=5) as connection:
+            with self._app.pool.acquire(block=True, timeout=5) as connection:
                 channel = connection.default_channel
-                return sum(channel.queue_declare(queue=name).message_count for name in set(self.queues.values()))
-        except self._faults():
+                return sum(channel.queue_declare(queue=name).message_count for name in set(self._queues.values()))
+        except _BROKER_FAULTS:
             return None
 
+    def _is_alive(self) -> bool:
+        if self._pulse is None:
+            return False  # a producer that knows Postgres alone: the workers' sweep finds its deliveries
+        if self._clock() - self._felt_at < _PULSE_EVERY_S:
+            return True
+        try:
+            self._pulse.ping()
+        except _BROKER_FAULTS as err:
+            self._lost(None, err)
+            return False
+        self._felt_at = self._clock()
+        return True
+
     def _publish(self, hint: Hint, producer: object) -> None:
-        self.app.send_task(
+        self._app.send_task(
             hint.kind,
             args=[str(hint.id)],
             task_id=str(hint.id),  # Flower and the ledger speak of the same id
-            queue=self.queues[hint.kind],
+            queue=self._queues[hint.kind],
             priority=PRIORITIES[hint.priority],
             producer=producer,
         )
 
-    def _faults(self) -> tuple[type[BaseException], ...]:
-        connection = self.app.connection_for_write()
-        return (*_BROKER_FAULTS, *connection.connection_errors, *connection.channel_errors)
+    def _lost(self, hints: int | None, err: Exception) -> None:
+        self._felt_at = -_PULSE_EVERY_S
+        _log.warning("broker_away", hints_lost=hints, fault=type(err).__name__, next="the sweep sends them again")
+
+
+def _pulse(app: "Entrega") -> Redis | None:
+    url = app.settings.redis_url
+    if url is None:
+        return None
+    once = Retry(NoBackoff(), 0)
+    return Redis.from_url(url.get_secret_value(), socket_timeout=1, socket_connect_timeout=1, retry=once)

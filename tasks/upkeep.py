@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+# The ticks of sweep and drain send no events: in Flower they would bury the deliveries.
+
 # A hint older than this with its delivery still due counts as lost.
 _STALE = timedelta(seconds=10)
 # With this many hints waiting for workers nothing is lost, only late: more hints would not help.
@@ -32,7 +34,7 @@ class UpkeepTask(Task):
     app: "Entrega"
 
 
-@app.task(name="sweep", bind=True, base=UpkeepTask)
+@app.task(name="sweep", bind=True, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
     """Free expired leases, end what is overdue, and send lost hints again."""
     operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
@@ -49,7 +51,7 @@ def sweep(self: UpkeepTask) -> None:
         _log.info("swept", **counts, hinted=hinted)
 
 
-@app.task(name="drain", bind=True, base=UpkeepTask)
+@app.task(name="drain", bind=True, base=UpkeepTask, send_events=False)
 def drain(self: UpkeepTask) -> None:
     """Take up deliveries of the fallback queue that are due, most urgent and oldest first."""
     if self.app.hints.backlog() is None:

@@ -231,7 +231,7 @@ _UNREADABLE = (OSError, RuntimeError, ValueError, struct.error)
 
 
 def _merged(files: list[str]) -> list[Metric]:
-    return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]  # the library's own gap
+    return list(MultiProcessCollector.merge(files))
 
 
 def _is_readable(file: str) -> bool:
@@ -253,7 +253,7 @@ def _count_by_host_and_pid() -> None:
         # No "_" in the name: the reader splits file names there.
         host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
         # The pid is asked for at every count, as the library does, because a fork must not share its parent's file.
-        by_host_and_pid = values.MultiProcessValue(lambda: f"{host}-{os.getpid()}")  # type: ignore[no-untyped-call]
+        by_host_and_pid = values.MultiProcessValue(lambda: f"{host}-{os.getpid()}")
         values.ValueClass = by_host_and_pid
 
 

@@ -96,7 +96,7 @@ class Running:
     def states(self, ids: Iterable[UUID]) -> Counter[str]:
         """Return how many of the deliveries are in each state."""
         rows = self.sql("SELECT state, count(*) FROM deliveries WHERE id = ANY(:ids) GROUP BY state", ids=list(ids))
-        return Counter({state: n for state, n in rows})
+        return Counter(dict(map(tuple, rows)))
 
     def until(self, ids: UUID | Sequence[UUID], *states: str, patience_s: float = PATIENCE_S) -> Any:
         """Wait, looking after the parts as `entrega up` does, until each delivery is in one of the states.
@@ -126,6 +126,13 @@ class Running:
         with transaction(self.app.database) as connection:
             result = connection.execute(text(statement), values)
             return list(result.all()) if result.returns_rows else []
+
+    @contextmanager
+    def holding_up(self, table: str) -> Iterator[None]:
+        """Lock a table: every other process that needs it waits (five seconds at most, then tries again)."""
+        with transaction(self.app.database) as connection:
+            connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+            yield
 
     def accepted(self) -> int:
         """Return how many commands were ever accepted."""
@@ -231,6 +238,19 @@ def running(module_system):
     return module_system
 
 
+@pytest.fixture
+def folder():
+    """A data folder for one test."""
+    with temporary_data() as data:
+        yield data
+
+
+@pytest.fixture
+def wait():
+    """Wait until a condition is true: `wait(condition, what)`."""
+    return wait_until
+
+
 @contextmanager
 def temporary_data() -> Iterator[Path]:
     """Make a data folder that Postgres's own account can pass through where the tests are run by root."""
@@ -291,6 +311,11 @@ class Program:
     def interrupt(self) -> int:
         """Press Ctrl-C and return the exit code."""
         self.process.send_signal(signal.SIGINT)
+        return self.process.wait(PATIENCE_S)
+
+    def end(self) -> int:
+        """Send SIGTERM, as a process supervisor does, and return the exit code."""
+        self.process.terminate()
         return self.process.wait(PATIENCE_S)
 
 

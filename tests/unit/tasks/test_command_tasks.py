@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.time import rate
 from kombu.exceptions import OperationalError
 
 from config.settings import load_settings
@@ -251,3 +252,21 @@ def test_a_request_shows_ids_and_nothing_else():
 
     assert (request.argsrepr, request.kwargsrepr) == ("()", "(not shown)")
     assert "ana.teste" not in repr(request.info()) + repr(request.info(safe=True))
+
+
+@pytest.mark.parametrize("name", ["create_lead", "send_whatsapp", "send_email"])
+def test_celerys_rate_limit_comes_from_the_spec_and_never_binds_first(name):
+    task = app.tasks[name]
+    spec = next(each for each in app.specs.values() if name in each.operations)
+
+    # One worker process takes at most about 1,100 messages a second (measured), so 2,000 cannot bind.
+    assert task.rate_limit == spec.worker_ceiling
+    assert rate(task.rate_limit) >= 2000
+
+
+@pytest.mark.parametrize("name", ["create_lead", "send_whatsapp", "send_email"])
+def test_each_command_task_retries_by_itself_with_backoff_and_jitter(name):
+    task = app.tasks[name]
+
+    assert task.autoretry_for == (ComeBack, LedgerUnavailable)
+    assert (task.retry_backoff, task.retry_jitter, task.max_retries) == (True, True, None)
