@@ -16,7 +16,8 @@ from typing import Protocol
 
 from config.running import announce, child_environment, retract
 from config.settings import Settings
-from ledger.database import connect
+from delivery.errors import LedgerUnavailable
+from ledger.database import Engine, connect
 from ledger.operating import Desk
 from ledger.schema import migrate
 from sandbox.children import Child, Command, end_leftovers
@@ -27,7 +28,10 @@ from sandbox.valkey import ValkeyServer
 from worker.flower import USER, flower_password
 from worker.metrics import clear_metrics_folder
 
-_READY_WITHIN = timedelta(seconds=40)
+# Three Python programs start at once: seconds on a free machine, most of a minute was measured on two busy cores.
+_READY_WITHIN = timedelta(seconds=120)
+_LEDGER_WITHIN = timedelta(seconds=60)
+_LEDGER_PAUSE = timedelta(seconds=2)
 _RESTART_PAUSE = timedelta(seconds=1)
 
 
@@ -181,10 +185,21 @@ class System:
 
     def _prepare_ledger(self) -> None:
         engine = connect(self.variables["DATABASE_URL"], pool_size=1, name="entrega up")
-        before, after = migrate(engine)
+        before, after = self._migrated(engine)
         Desk(engine, actor="up").forget_ticks()
         engine.dispose()
         self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))
+
+    def _migrated(self, engine: Engine) -> tuple[str | None, str]:
+        deadline = time.monotonic() + _LEDGER_WITHIN.total_seconds()
+        while True:
+            try:
+                return migrate(engine)
+            except LedgerUnavailable as err:
+                if time.monotonic() > deadline:
+                    raise
+                self.say(f"{err}; trying again in {_LEDGER_PAUSE.seconds} s")
+                time.sleep(_LEDGER_PAUSE.total_seconds())
 
     def _start_processes(self) -> None:
         for n in range(1, self.plan.workers + 1):

@@ -28,15 +28,17 @@ _PULSE_EVERY_S = 1.0
 class CeleryHints:
     """Publishes hints, best effort.
 
-    Celery's own connection waits about six seconds for a broker that refuses (measured: ten retries of the Redis client,
-    out of our reach). Nobody should wait that long for a hint, so a quick pulse is felt first, at most once a second.
+    Celery's own connection waits about six seconds for a broker that refuses (measured: the Redis client retries ten
+    times, out of our reach). Nobody should wait that long for a hint, so a quick pulse is felt first, once a second.
 
     Args:
         queues: The queue of each kind.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, app: "Entrega", queues: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, app: "Entrega", queues: Mapping[str, str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._app = app
         self._queues = queues
         self._clock = clock

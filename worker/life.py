@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,8 +33,10 @@ def attach(app: "Entrega") -> None:
     """Connect the application to Celery's signals; nothing is read or reached until a process starts."""
     app.add_defaults(lambda: {"worker_consumer": "worker.consumer:QuietConsumer"})
 
-    if "flower" in sys.argv:
-        _guard_flower(app)
+    if _is_celery_command():
+        begin(app)  # else Celery reads wrong settings first, and answers with a traceback
+        if "flower" in sys.argv:
+            _guard_flower(app)
 
     @cache
     def recorder() -> Recorder:
@@ -48,6 +51,7 @@ def attach(app: "Entrega") -> None:
     @signals.worker_init.connect(weak=False)
     def _worker(**_: Any) -> None:
         begin(app)  # Celery sets its logs up later, and waiting for the ledger must be heard
+        _require_ledger(app)
         await_ledger(app, pauses=_pauses())
         _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
 
@@ -68,13 +72,31 @@ def begin(app: "Entrega") -> None:
         SystemExit: A setting is missing or wrong, or a package is not ours; the message says what to do.
     """
     _check_packages()
-    try:
+    with _plainly():
         settings = app.settings
         app.require_broker()
-    except ConfigurationError as err:
-        raise SystemExit(str(err)) from None
+    settings.entrega_data.mkdir(mode=0o700, parents=True, exist_ok=True)  # beat keeps its schedule there
     configure_logging(settings.entrega_log, "INFO", on_error=report_error)
     start_sentry(settings.sentry_dsn, environment=settings.entrega_env, release=_RELEASE)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """End the process with the sentence of a wrong setting instead of a traceback."""
+    try:
+        yield
+    except ConfigurationError as err:
+        raise SystemExit(str(err)) from None
+
+
+def _is_celery_command() -> bool:
+    # `celery ...` or `python -m celery ...`
+    return "celery" in Path(sys.argv[0]).parts[-2:]
+
+
+def _require_ledger(app: "Entrega") -> None:
+    with _plainly():
+        _log.debug("ledger", where=repr(app.database.url))
 
 
 def await_ledger(app: "Entrega", *, pauses: Iterator[float], sleep: Callable[[float], None] = time.sleep) -> None:
@@ -93,7 +115,6 @@ def await_ledger(app: "Entrega", *, pauses: Iterator[float], sleep: Callable[[fl
 def _guard_flower(app: "Entrega") -> None:
     from worker.flower import USER, guard_flower  # Flower and Tornado are for this one process
 
-    begin(app)
     guard_flower(app.settings.entrega_data)
     password_file = app.settings.entrega_data / "flower.password"
     _log.info("flower_guarded", user=USER, password_file=str(password_file), override="FLOWER_BASIC_AUTH=user:password")

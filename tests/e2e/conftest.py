@@ -32,9 +32,9 @@ from ingress.system import Plan, System
 from ledger.database import transaction
 from sandbox.children import Child
 from sandbox.standins import controls
-from tasks.app import Entrega, _behaviour, _broker, _routing
+from tasks.app import Entrega
 
-PATIENCE_S = 90
+PATIENCE_S = 120
 # A short deadline of the CRM's call makes a short lease (17 s), so that a dead worker's lead is soon free again.
 CALL_DEADLINE_S = 2
 _FOREIGN_VARIABLES = ("CELERY", "FLOWER_", "PG", "PROMETHEUS_", "SENTRY_")
@@ -279,10 +279,8 @@ def _running(system: System) -> Iterator[Running]:
 
 
 def _producer(system: System) -> Entrega:
-    # A new application for each system: the module's own one keeps the first broker it has seen.
-    app = Entrega("producer", set_as_current=False)
+    app = Entrega("producer")
     app.settings = load_settings({name.lower(): value for name, value in system.variables.items()})
-    app.add_defaults(lambda: _broker(app.settings) | _routing(app.specs) | _behaviour(app.settings))
     return app
 
 
