@@ -75,9 +75,14 @@ class Engine:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
     def _attempt(self, claimed: Claimed) -> Settlement:
-        shut = self._admit(claimed)
-        if shut is not None:
-            return Settlement(claimed, shut)
+        passed: list[Gate] = []
+        shut = self._admit(claimed, passed)
+        settlement = Settlement(claimed, shut) if shut else self._carry_out(claimed)
+        for gate in passed:
+            gate.ended(settlement)
+        return settlement
+
+    def _carry_out(self, claimed: Claimed) -> Settlement:
         started = self.monotonic()
         end = self._call(claimed)
         duration = timedelta(seconds=self.monotonic() - started)
@@ -87,8 +92,13 @@ class Engine:
         fault = end.cause if isinstance(end, _OwnFault) else None
         return Settlement(claimed, outcome, end.http_status, end.provider_code, duration, fault)
 
-    def _admit(self, claimed: Claimed) -> Deferred | None:
-        return next((shut for gate in self.gates if (shut := gate.closed(claimed))), None)
+    def _admit(self, claimed: Claimed, passed: list[Gate]) -> Deferred | None:
+        for gate in self.gates:
+            shut = gate.closed(claimed)
+            if shut is not None:
+                return shut
+            passed.append(gate)
+        return None
 
     def _call(self, claimed: Claimed) -> Receipt | ProviderError:
         order = claimed.order

@@ -212,10 +212,14 @@ class Hints(Protocol):
 
 
 class Gate(Protocol):
-    """Something that may stop an attempt before any byte leaves: a breaker, a limiter."""
+    """Something that may stop an attempt before any byte leaves: a breaker, a limiter. Neither method raises."""
 
     def closed(self, claimed: Claimed) -> Deferred | None:
-        """Return why and until when the gate is closed, or None when the attempt may go."""
+        """Return why and until when the gate is closed (`burned=False`), or None when the attempt may go."""
+        ...
+
+    def ended(self, settlement: Settlement) -> None:
+        """Learn how an attempt ended that this gate let through, also when a later gate closed on it."""
         ...
 
 

@@ -56,9 +56,21 @@ class Ears:
         self.heard.append((settlement, method, endpoint))
 
 
-class Shut:
+class Door:
+    """A gate that is open, or closed with an outcome, and keeps what it learnt."""
+
+    def __init__(self, shut=None):
+        self.shut = shut
+        self.learnt = []
+
     def closed(self, claimed):
-        return Deferred("breaker_open", timedelta(seconds=9), "open", burned=False)
+        return self.shut
+
+    def ended(self, settlement):
+        self.learnt.append(settlement)
+
+
+SHUT = Deferred("breaker_open", timedelta(seconds=9), "open", burned=False)
 
 
 @pytest.fixture
@@ -106,10 +118,18 @@ def test_nothing_claimed_means_nothing_called(book):
 def test_a_closed_gate_stops_the_call_and_burns_nothing(book):
     crm = Crm(Receipt("LEAD-1"))
 
-    (ended,) = engine(book, crm, gates=[Shut()]).deliver([new_id()])
+    (ended,) = engine(book, crm, gates=[Door(SHUT)]).deliver([new_id()])
 
     assert crm.orders == []
-    assert not ended.outcome.burned
+    assert ended.outcome is SHUT
+
+
+def test_each_gate_learns_how_what_it_let_through_ended(book):
+    first, second, third = Door(), Door(SHUT), Door()
+
+    (ended,) = engine(book, Crm(Receipt("LEAD-1")), gates=[first, second, third]).deliver([new_id()])
+
+    assert (first.learnt, second.learnt, third.learnt) == ([ended], [], [])
 
 
 def test_a_verdict_keeps_the_providers_own_code(book):
