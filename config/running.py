@@ -7,6 +7,7 @@ variable set. What the environment says always wins.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _NAME = "running.json"
@@ -27,8 +28,11 @@ def announce(data: Path, variables: Mapping[str, str]) -> None:
 
 
 def retract(data: Path) -> None:
-    """Take back what `announce` wrote."""
-    (data / _NAME).unlink(missing_ok=True)
+    """Take back what `announce` wrote, and only that: another process may have announced its own system since."""
+    file = data / _NAME
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads(file.read_text())["pid"] == os.getpid():
+            file.unlink()
 
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -85,7 +85,7 @@ class Intake:
             raise KeyReused("this idempotency key was used before with another body; use a new key")
         if opened.fresh and opened.next_at <= self.now() + _SHORT_HORIZON:
             self.hints.send([Hint(opened.id, kind, command.options.priority)])
-        return _answer(opened, command, account, language)
+        return self._answer(opened, command, account, language)
 
     def _parse(self, kind: str, body: Mapping[str, Any], language: str) -> Command:
         if len(json.dumps(body, default=str)) > self.max_bytes:
@@ -120,16 +120,16 @@ class Intake:
             hold_uncertain=on_uncertain == "hold",
         )
 
-
-def _answer(opened: Opened, command: Command, account: str, language: str) -> Answer:
-    message, next_step = receipt_text(opened.state, language)
-    return Answer(
-        id=str(opened.id),
-        state=opened.state,
-        kind=command.kind,
-        account=account,
-        message=message,
-        next_step=next_step,
-        expected_at=opened.next_at.isoformat() if next_step == "wait" else None,
-        duplicate_of=None if opened.fresh or command.options.key else str(opened.id),
-    )
+    def _answer(self, opened: Opened, command: Command, account: str, language: str) -> Answer:
+        promise = self.specs[command.service].fallback.answer
+        message, next_step = receipt_text(opened.state, language, promise.en if language == "en" else promise.pt)
+        return Answer(
+            id=str(opened.id),
+            state=opened.state,
+            kind=command.kind,
+            account=account,
+            message=message,
+            next_step=next_step,
+            expected_at=opened.next_at.isoformat() if next_step == "wait" else None,
+            duplicate_of=None if opened.fresh or command.options.key else str(opened.id),
+        )

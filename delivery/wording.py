@@ -55,16 +55,6 @@ def issue_text(code: str, language: str, context: Mapping[str, Any] | None = Non
 
 
 _RECEIPTS: Mapping[str, tuple[str, str, str]] = {
-    "ready": (
-        "wait",
-        "Seus dados foram registrados e serão processados em breve.",
-        "Your data was recorded and will be processed shortly.",
-    ),
-    "waiting": (
-        "wait",
-        "Seus dados foram registrados e serão processados em breve.",
-        "Your data was recorded and will be processed shortly.",
-    ),
     "attempting": (
         "wait",
         "Seu pedido está sendo processado agora.",
@@ -99,12 +89,15 @@ _RECEIPTS: Mapping[str, tuple[str, str, str]] = {
 }
 
 
-def receipt_text(state: str, language: str) -> tuple[str, str]:
+def receipt_text(state: str, language: str, promise: str) -> tuple[str, str]:
     """Return the sentence for a person and the producer's next step.
 
     Args:
         state: A delivery state.
         language: "pt" or "en".
+        promise: The integration's own sentence for what is accepted and not yet done.
     """
+    if state in ("ready", "waiting"):
+        return promise, "wait"
     next_step, portuguese, english = _RECEIPTS[state]
     return (english if language == "en" else portuguese), next_step

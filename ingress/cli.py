@@ -273,7 +273,7 @@ def main() -> None:
 
 def _issues(err: Any) -> str:
     lines = "\n".join(f"  {each.field}: {each.issue}" for each in err.issues)
-    return f"{err.kind} was refused, nothing was written:\n{lines}"
+    return f"{err.kind!r} was refused, nothing was written:\n{lines}"
 
 
 def _app() -> "Entrega":
@@ -306,7 +306,15 @@ def _body(words: list[str]) -> dict[str, Any]:
     pairs = [each.partition("=") for each in words]
     if not all(equals and name for name, equals, _ in pairs):
         _fail("Give the body as JSON, as @file, as - for standard input, or as field=value pairs.", WRONG_USE)
-    return {name: value for name, _, value in pairs}
+    # A list or an object may stand as JSON behind its name: tags=["vip"]
+    return {name: _parsed_value(value) if value[:1] in ("[", "{") else value for name, _, value in pairs}
+
+
+def _parsed_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _file_text(file: Path) -> str:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from config.settings import Settings, load_settings
 from delivery.errors import InvalidCommand
-from ingress.printing import console, deliveries_table, timeline_table, verdict_table
+from ingress.printing import console, deliveries_table, program, timeline_table, verdict_table
 from ingress.system import Plan, System
 from ledger.reading import Delivery
 from sandbox.children import Child
@@ -219,5 +219,5 @@ def _last_word(out: Console, wrong: list[str], seconds: float) -> None:
     if wrong:
         out.print(Text(f"\n{len(wrong)} thing(s) were not as they should be.", style="bold red"))
     else:
-        text = f"\nNothing was lost and nothing happened twice ({seconds:.0f} s). Now yours: entrega up --sandbox"
+        text = f"\nNothing was lost and nothing happened twice ({seconds:.0f} s). Now yours: {program()} up --sandbox"
         out.print(Text(text, style="bold green"))

@@ -73,8 +73,9 @@ def _accounts(app: "Entrega") -> Iterator[Finding]:
         except ProviderError as err:
             note, well = f"{err.code}: {err}", False
         if standing and standing.held_reason:
+            advice = f"; its deliveries are held. Once it is well: entrega resume {account}"
+            note = note + advice if not well else f"held ({standing.held_reason}); it answers now{advice}"
             well = False
-            note = f"held ({standing.held_reason}); now: {note}. Open it with: entrega resume {account}"
         if standing and standing.probed_at:
             note += f" (health task: {standing.health}, {standing.probed_at:%H:%M:%S} UTC)"
         yield Finding(account, well, note)

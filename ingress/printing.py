@@ -1,5 +1,7 @@
 """How the command line looks to a person: tables and sentences. Only masked values ever get here."""
 
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -26,6 +28,11 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160, highlight=False)
 
 
+def program() -> str:
+    """Return how this person calls the command line: `entrega` where the shell finds it, else its path from here."""
+    return "entrega" if shutil.which("entrega") else os.path.relpath(sys.argv[0])
+
+
 def say(sentence: str) -> None:
     """Print one sentence as it is."""
     console().print(Text(sentence), soft_wrap=True)
@@ -42,7 +49,7 @@ def show_answer(answer: Answer) -> None:
     if answer.duplicate_of:
         table.add_row("duplicate of", answer.duplicate_of)
     out.print(table)
-    out.print(Text(f"Follow it with: entrega show {answer.id}", style="dim"))
+    out.print(Text(f"Follow it with: {program()} show {answer.id}", style="dim"))
 
 
 def show_delivery(found: Delivery) -> None:

@@ -209,13 +209,14 @@ class System:
         self._python("web", "-m", "ingress.web")
         if self.plan.flower:
             self.variables |= {"FLOWER_PORT": str(free_port(5555))}
-            self._celery("flower", "flower")
+            self._celery("flower", "flower", without=("PROMETHEUS_MULTIPROC_DIR",))  # its own series are not ours
 
-    def _celery(self, name: str, *arguments: str) -> None:
-        self._python(name, "-m", "celery", "-A", "worker", *arguments)
+    def _celery(self, name: str, *arguments: str, without: tuple[str, ...] = ()) -> None:
+        self._python(name, "-m", "celery", "-A", "worker", *arguments, without=without)
 
-    def _python(self, name: str, *arguments: str) -> None:
-        environment = child_environment(self.variables)
+    def _python(self, name: str, *arguments: str, without: tuple[str, ...] = ()) -> None:
+        variables = {key: value for key, value in self.variables.items() if key not in without}
+        environment = child_environment(variables)
         log = self.data / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
         child = Child(self.data, Command(name, (sys.executable, *arguments), log=log, env=environment))
@@ -262,6 +263,7 @@ def addresses(system: System) -> Mapping[str, str]:
             "sandbox_crm": system.standins.crm_url,
             "sandbox_graph": system.standins.graph_url,
             "sandbox_smtp": f"127.0.0.1:{system.standins.smtp_port}",
+            "sandbox_smtp_control": system.standins.smtp_control_url,
         }
     return found
 

@@ -9,12 +9,13 @@ from types import FrameType
 
 import typer
 
+from ingress.printing import program
 from ingress.system import Plan, System, addresses
 
 _LABELS = {
     "ingress": "health and metrics", "flower": "Flower", "flower_login": "Flower's login", "database": "Postgres",
     "redis": "Valkey", "sandbox_crm": "stand-in CRM", "sandbox_graph": "stand-in Graph API",
-    "sandbox_smtp": "stand-in mail server", "logs": "logs",
+    "sandbox_smtp": "stand-in mail server", "sandbox_smtp_control": "its faults and effects", "logs": "logs",
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def _announce(system: System, *, as_json: bool) -> None:
             typer.echo(f"  {label:<22} {found[name]}")
     typer.echo("\nIn a second terminal, in this folder:")
     example = "nome='Ana Teste' email=ana.teste@exemplo.com.br interesse=produto_a"
-    typer.echo(f"  entrega submit create_lead {example}")
+    typer.echo(f"  {program()} submit create_lead {example}")
 
 
 def _quiet(_sentence: str) -> None:

@@ -178,6 +178,7 @@ def _from_now(seconds: float | None) -> datetime | None:
 # Celery's own policy for what the same message may try again. For a delivery the row's wait, which follows the spec for
 # each class of error, takes the place of the countdown; for an absent ledger Celery's backoff with jitter stays.
 RETRYING: Mapping[str, Any] = {
+    "shared": False,  # ours alone: a host program's own Celery application must not find them in its registry
     "autoretry_for": (ComeBack, LedgerUnavailable),
     "retry_backoff": True,
     "retry_backoff_max": 60,

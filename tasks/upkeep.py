@@ -34,7 +34,7 @@ class UpkeepTask(Task):
     app: "Entrega"
 
 
-@app.task(name="sweep", bind=True, base=UpkeepTask, send_events=False)
+@app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
     """Free expired leases, end what is overdue, and send lost hints again."""
     operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
@@ -51,7 +51,7 @@ def sweep(self: UpkeepTask) -> None:
         _log.info("swept", **counts, hinted=hinted)
 
 
-@app.task(name="drain", bind=True, base=UpkeepTask, send_events=False)
+@app.task(name="drain", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def drain(self: UpkeepTask) -> None:
     """Take up deliveries of the fallback queue that are due, most urgent and oldest first."""
     if self.app.hints.backlog() is None:
@@ -61,7 +61,7 @@ def drain(self: UpkeepTask) -> None:
         _log.info("drained", hinted=drained)
 
 
-@app.task(name="health", bind=True, base=UpkeepTask)
+@app.task(name="health", bind=True, shared=False, base=UpkeepTask)
 def health(self: UpkeepTask) -> None:
     """Probe every account without side effects and keep what was found."""
     desk = Desk(self.app.database, actor="health")

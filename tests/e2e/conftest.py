@@ -110,12 +110,14 @@ class Running:
             if time.monotonic() > deadline:
                 pytest.fail(f"after {patience_s} s {dict(found)} of {len(set(wanted))}, not all {states}{self.tail()}")
             self.system.watch()
+            if self.dead_workers:
+                self.end_dead_leases()  # again: a claim may have been committed just after its worker was killed
             time.sleep(0.1)
         return self.find(ids) if isinstance(ids, UUID) else None
 
-    def until_alone(self, id_: UUID, state: str) -> None:
+    def until_alone(self, id_: UUID, state: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for a delivery while what was killed stays dead."""
-        wait_until(lambda: self.states([id_])[state], f"delivery {id_} {state}")
+        wait_until(lambda: self.states([id_])[state], f"delivery {id_} {state}{self.tail()}", patience_s)
 
     def some(self, ids: Sequence[UUID], state: str, at_least: int) -> None:
         """Wait until so many of the deliveries are in a state; nothing is started again meanwhile."""
@@ -230,7 +232,9 @@ def module_system(neutral_environment, data_folder, request):
 @pytest.fixture
 def running(module_system):
     """The system, whole and with stand-ins that behave."""
-    module_system.system.watch()
+    for name, part in module_system.system.parts.items():
+        if not part.running:
+            module_system.revive(name)
     for each in module_system.control.values():
         each.clear_faults()
     module_system.control["crm"].configure({"rate_limit": None, "latency_s": 0})

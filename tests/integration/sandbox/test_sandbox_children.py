@@ -68,7 +68,7 @@ def start_parent() -> Iterator[StartParent]:
     parents: list[subprocess.Popen[str]] = []
 
     def _start(program: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-        parent = subprocess.Popen(  # noqa: S603 - a program of this file
+        parent = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             stdout=subprocess.PIPE,
             text=True,

@@ -49,7 +49,7 @@ def start(tmp_path):
 
     def begin(program):
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+        process = subprocess.Popen(
             [sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         running.append(process)

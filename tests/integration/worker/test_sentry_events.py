@@ -147,7 +147,7 @@ def test_a_failed_task_is_reported_without_its_arguments(sentry):
     app = Celery("test", broker="memory://", backend=None, set_as_current=False)
     app.conf.task_ignore_result = True
 
-    @app.task(name="create_lead")
+    @app.task(name="create_lead", shared=False)
     def task(**_):
         _fail()
 

@@ -368,7 +368,7 @@ def test_a_damaged_master_key_is_never_replaced() -> None:
 def test_importing_the_settings_reads_no_file_and_minds_no_variable() -> None:
     root, wrong = Path(config.settings.__file__).parents[1], {"ENTREGA_PORT": "eighty"}
 
-    done = subprocess.run(  # noqa: S603 - our own interpreter and words
+    done = subprocess.run(
         [sys.executable, "-c", IMPORT_AND_WATCH], cwd=root, env=wrong, capture_output=True, check=False
     )
 

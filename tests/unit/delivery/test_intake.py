@@ -55,12 +55,12 @@ def test_the_receipt_is_an_honest_sentence_and_a_next_step():
     assert (answer.id, answer.state, answer.kind, answer.account) == (
         str(book.opened[0].id), "ready", "create_lead", "crm:default",
     )  # fmt: skip
-    assert answer.message == "Seus dados foram registrados e serão processados em breve."
+    assert answer.message == "Seus dados foram registrados e serão processados em breve"
     assert (answer.next_step, answer.expected_at, answer.duplicate_of) == ("wait", NOW.isoformat(), None)
 
 
 def test_the_receipt_speaks_english_when_asked():
-    assert submit(Book(), language="en").message == "Your data was recorded and will be processed shortly."
+    assert submit(Book(), language="en").message == "Your data has been registered and will be processed soon"
 
 
 def test_a_new_delivery_is_hinted_once():

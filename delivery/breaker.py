@@ -1,0 +1,437 @@
+"""The circuit breaker's rules: when calls to a provider stop, when a few are tried, when all may go again.
+
+Owns the decisions and a breaker for one process; reaches nothing. The breaker that all workers share keeps the same rules
+in Redis (`worker.breaker_redis`) and is checked against this one. Times here are spans, never instants: the clock of the
+breaker that answers is the only one that counts.
+
+Source: the user's API specification, section 5.2 (circuit breaker), read 2026-11-22.
+"""
+
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, Protocol
+
+from config.policy import Breaker, Spec, Verdict
+from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded, Uncertain
+from delivery.ports import Settlement
+
+State = Literal["closed", "open", "half-open"]
+Mode = Literal["auto", "open", "closed"]
+Mark = Literal["success", "failure", "neutral"]
+
+# The window is counted in this many slices: a call is forgotten between 59 and 60 slices after it ended.
+SLICES = 60
+# Ratios are decimal fractions, which a float misses by a hair: 0.07 x 100 is 7.000000000000001.
+_HAIR = 1e-9
+# Deliveries that wait for an open breaker come back over this span, not in one instant.
+_SPREAD = timedelta(seconds=5)
+# All trials are out: their ends, and so the decision, are seconds away.
+_TRIAL_WAIT = (timedelta(seconds=1), timedelta(seconds=3))
+_MS = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a breaker opens and closes.
+
+    Attributes:
+        failure_ratio: Opens when at least this share of the counted calls in the window failed.
+        window: How far back calls count.
+        minimum_calls: It stays closed while the window holds fewer.
+        open_for: How long no call is let through.
+        trials: Calls let through to test a recovery.
+        close_ratio: Closes when at least this share of the trials succeeded, else opens again.
+        lease: After this a trial that never reported back counts as forgotten, and another may go.
+    """
+
+    failure_ratio: float
+    window: timedelta
+    minimum_calls: int
+    open_for: timedelta
+    trials: int
+    close_ratio: float
+    lease: timedelta
+
+    @classmethod
+    def of(cls, breaker: Breaker, lease: timedelta) -> "Rules":
+        """Return the rules of a spec's breaker for an operation whose attempts are leased for so long."""
+        return cls(
+            failure_ratio=breaker.failure_ratio,
+            window=breaker.window,
+            minimum_calls=breaker.minimum_calls,
+            open_for=breaker.open_for,
+            trials=breaker.trials,
+            close_ratio=breaker.close_ratio,
+            lease=lease,
+        )
+
+    @property
+    def needed(self) -> int:
+        """How many trials must succeed, e.g. 3 of 3 for 70 %."""
+        return max(1, math.ceil(self.close_ratio * self.trials - _HAIR))
+
+    @property
+    def slice_ms(self) -> int:
+        """The length of one slice of the window, in milliseconds."""
+        return max(1, math.ceil(self.window / _MS / SLICES))
+
+    def trips(self, calls: int, failures: int) -> bool:
+        """Tell whether a window with these counts opens the breaker."""
+        return calls >= self.minimum_calls and failures + _HAIR >= self.failure_ratio * calls
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call that may go.
+
+    Attributes:
+        token: Names the call; unique among calls that are under way.
+        era: The span between two changes that it belongs to; a result from an earlier one counts for nothing.
+        trial: True when it tests a recovery.
+    """
+
+    token: str
+    era: int
+    trial: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that may not go.
+
+    Attributes:
+        wait: How long no call will go; zero when all trials are out and their ends decide.
+        forced: True when an operator holds the breaker open.
+    """
+
+    wait: timedelta
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A breaker went from one state to another.
+
+    Attributes:
+        failures: Of the window, or of the trials, that decided it.
+        calls: As `failures`.
+    """
+
+    before: State
+    after: State
+    failures: int
+    calls: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The answer to "may this call go?", and what the breaker looks like after it."""
+
+    answer: Pass | Refusal
+    state: State
+    mode: Mode
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class Forced:
+    """An operator's override.
+
+    Attributes:
+        age: How long ago it was set.
+    """
+
+    actor: str
+    reason: str
+    age: timedelta
+
+
+@dataclass(frozen=True)
+class View:
+    """A breaker as an operator sees it.
+
+    Attributes:
+        calls: In the window while closed; of the decision that opened it otherwise.
+        failures: As `calls`.
+        age: How long it has been in this state; None before the first change.
+        next_trial: How long until trial calls may go; None unless open by its own decision.
+        trials_out: Trial calls under way.
+        won: Trials of this round that succeeded.
+        lost: Trials of this round that failed.
+        forced: Who overrode it and why; None in the mode "auto".
+    """
+
+    state: State
+    mode: Mode
+    calls: int
+    failures: int
+    age: timedelta | None
+    next_trial: timedelta | None
+    trials_out: int
+    won: int
+    lost: int
+    forced: Forced | None = None
+
+
+class Circuit(Protocol):
+    """The counting and deciding part of a breaker, in one process or shared."""
+
+    def admit(self, token: str) -> Admission:
+        """Decide about one call, and take a trial's place when it is one."""
+        ...
+
+    def record(self, granted: Pass, mark: Mark) -> Change | None:
+        """Learn how the call ended; "neutral" only gives a trial's place back."""
+        ...
+
+    def force(self, mode: Mode, *, actor: str, reason: str) -> Change | None:
+        """Hold the breaker open or closed, or let it decide again; after "open" that begins with trials."""
+        ...
+
+    def move(self, to: State) -> Change | None:
+        """Put the breaker into a state from which it goes on by itself; changes nothing while it is forced."""
+        ...
+
+    def view(self) -> View:
+        """Return what an operator wants to see."""
+        ...
+
+
+def mark(settlement: Settlement, spec: Spec) -> Mark:
+    """Tell what an attempt's end says about the provider's health.
+
+    A refusal of this one request (any 4xx), a fault of our own and a gate that closed later say nothing: they count
+    neither as failure nor as success, or a flood of bad requests would hide that every good one fails.
+    """
+    outcome = settlement.outcome
+    if isinstance(outcome, Succeeded):
+        return "success"
+    if isinstance(outcome, Deferred) and not outcome.burned:
+        return "neutral"
+    verdicts = _verdicts(settlement, outcome, spec)
+    counts = any(spec.counts_for_breaker(outcome.code, each, settlement.http_status) for each in verdicts)
+    return "failure" if counts else "neutral"
+
+
+def _verdicts(settlement: Settlement, outcome: Outcome, spec: Spec) -> tuple[Verdict, ...]:
+    """Return what the provider may have said for the attempt to end so (`delivery.judging` the other way round)."""
+    if isinstance(outcome, Uncertain):
+        return ("ambiguous",)
+    tries, retries = settlement.claimed.tries.get(outcome.code, 0), spec.rule(outcome.code).retries
+    if isinstance(outcome, Rejected) and tries < max(retries, 1):
+        return ("permanent",)
+    idempotent = spec.operations[settlement.claimed.order.command.kind].idempotent
+    return ("retryable", "ambiguous") if idempotent else ("retryable",)
+
+
+def deferral(refusal: Refusal, name: str, rng: random.Random) -> Deferred:
+    """Return the outcome of a call that may not go; it burns no attempt.
+
+    Args:
+        refusal: What the breaker answered.
+        name: The breaker's, for the reason.
+        rng: Source of jitter, so that a thousand waiting deliveries do not come back together.
+    """
+    if refusal.forced:
+        reason = f"an operator holds the breaker of {name} open; `entrega breaker list` says why"
+    elif refusal.wait:
+        reason = f"the breaker of {name} is open: too many calls failed; trial calls go after the wait"
+    else:
+        reason = f"the breaker of {name} waits for the ends of its trial calls"
+        return Deferred("breaker_open", _between(*_TRIAL_WAIT, rng), reason, burned=False)
+    return Deferred("breaker_open", refusal.wait + _between(timedelta(), _SPREAD, rng), reason, burned=False)
+
+
+def _between(shortest: timedelta, longest: timedelta, rng: random.Random) -> timedelta:
+    return shortest + (longest - shortest) * rng.random()
+
+
+class LocalCircuit:
+    """A breaker for one process; its threads share it.
+
+    Args:
+        rules: When it opens and closes.
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(self, rules: Rules, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._window = _Window(rules.slice_ms)
+        self._trials: dict[str, int] = {}
+        self._state: State = "closed"
+        self._mode: Mode = "auto"
+        self._forced: tuple[str, str, int] = ("", "", 0)
+        self._era = self._won = self._lost = self._open_until = 0
+        self._since: int | None = None
+
+    def admit(self, token: str) -> Admission:
+        """Decide about one call."""
+        with self._lock:
+            now, change = self._now(), None
+            if self._is_ready_for_trials(now):
+                change = self._moved("half-open", now)
+            return Admission(self._answer(token, now), self._state, self._mode, change)
+
+    def record(self, granted: Pass, mark: Mark) -> Change | None:
+        """Learn how the call ended."""
+        with self._lock:
+            if granted.era != self._era:
+                return None
+            now = self._now()
+            if granted.trial:
+                return self._end_trial(granted.token, mark, now)
+            return None if mark == "neutral" else self._count(mark, now)
+
+    def force(self, mode: Mode, *, actor: str, reason: str) -> Change | None:
+        """Hold the breaker open or closed, or let it decide again."""
+        with self._lock:
+            now, before = self._now(), self._mode
+            self._mode, self._forced = mode, (actor, reason, now)
+            if mode == "auto":
+                # What was held open is tried first: nobody knows how the provider is by now.
+                self._open_until = now if before == "open" else self._open_until
+                return None
+            return None if self._state == mode else self._moved(mode, now)
+
+    def move(self, to: State) -> Change | None:
+        """Put the breaker into a state from which it goes on by itself."""
+        with self._lock:
+            return self._moved(to, self._now()) if self._mode == "auto" else None
+
+    def view(self) -> View:
+        """Return what an operator wants to see."""
+        with self._lock:
+            now = self._now()
+            self._forget_trials(now)
+            calls, failures = self._counts(now)
+            waits = self._state == "open" and self._mode == "auto"
+            return View(
+                state=self._state,
+                mode=self._mode,
+                calls=calls,
+                failures=failures,
+                age=None if self._since is None else (now - self._since) * _MS,
+                next_trial=max(0, self._open_until - now) * _MS if waits else None,
+                trials_out=len(self._trials),
+                won=self._won,
+                lost=self._lost,
+                forced=self._override(now),
+            )
+
+    def _answer(self, token: str, now: int) -> Pass | Refusal:
+        if self._mode == "open":
+            return Refusal(self._rules.open_for, forced=True)
+        if self._state == "open":
+            return Refusal((self._open_until - now) * _MS)
+        if self._state == "half-open":
+            return self._trial(token, now)
+        return Pass(token, self._era, trial=False)
+
+    def _trial(self, token: str, now: int) -> Pass | Refusal:
+        self._forget_trials(now)
+        if len(self._trials) + self._won + self._lost >= self._rules.trials:
+            return Refusal(timedelta())
+        self._trials[token] = now + self._rules.lease // _MS
+        return Pass(token, self._era, trial=True)
+
+    def _end_trial(self, token: str, mark: Mark, now: int) -> Change | None:
+        self._forget_trials(now)
+        if self._trials.pop(token, None) is None:
+            return None
+        self._won += mark == "success"
+        self._lost += mark == "failure"
+        if self._won >= self._rules.needed:
+            return self._moved("closed", now)
+        # Decided as soon as it is certain: an ill provider is spared the remaining trials.
+        return self._moved("open", now) if self._lost > self._rules.trials - self._rules.needed else None
+
+    def _count(self, mark: Mark, now: int) -> Change | None:
+        calls, failures = self._window.add(now, failed=mark == "failure")
+        return self._moved("open", now) if self._mode == "auto" and self._rules.trips(calls, failures) else None
+
+    def _is_ready_for_trials(self, now: int) -> bool:
+        return self._state == "open" and self._mode == "auto" and now >= self._open_until
+
+    def _moved(self, to: State, now: int) -> Change:
+        change = Change(self._state, to, *self._deciding(now))
+        if to == "closed":
+            self._window.clear()
+        else:
+            self._window.freeze(change.calls, change.failures)
+        self._state, self._since = to, now
+        self._open_until = now + self._rules.open_for // _MS
+        self._era += 1
+        self._won = self._lost = 0
+        self._trials.clear()
+        return change
+
+    def _deciding(self, now: int) -> tuple[int, int]:
+        """Return failures and calls that a change now would be built on."""
+        if self._state == "half-open":
+            return self._lost, self._won + self._lost
+        calls, failures = self._counts(now)
+        return failures, calls
+
+    def _counts(self, now: int) -> tuple[int, int]:
+        return self._window.totals(now) if self._state == "closed" else self._window.frozen
+
+    def _override(self, now: int) -> Forced | None:
+        actor, reason, at = self._forced
+        return None if self._mode == "auto" else Forced(actor, reason, (now - at) * _MS)
+
+    def _forget_trials(self, now: int) -> None:
+        # The worker that took the place may be dead: a lease ends by itself, so it cannot block the breaker for ever.
+        self._trials = {token: end for token, end in self._trials.items() if end > now}
+
+    def _now(self) -> int:
+        return math.floor(self._clock() * 1000)
+
+
+class _Window:
+    """Calls and failures of the last sixty slices of time."""
+
+    def __init__(self, slice_ms: int) -> None:
+        self._slice_ms = slice_ms
+        self._slices: deque[tuple[int, int, int]] = deque()
+        self._calls = self._failures = 0
+        self.frozen = (0, 0)
+
+    def add(self, now_ms: int, *, failed: bool) -> tuple[int, int]:
+        """Count one call, and return calls and failures with it."""
+        self._slide(now_ms)
+        index = now_ms // self._slice_ms
+        same = self._slices and self._slices[-1][0] == index
+        _, calls, failures = self._slices.pop() if same else (index, 0, 0)
+        self._slices.append((index, calls + 1, failures + failed))
+        self._calls += 1
+        self._failures += failed
+        return self._calls, self._failures
+
+    def totals(self, now_ms: int) -> tuple[int, int]:
+        """Return calls and failures."""
+        self._slide(now_ms)
+        return self._calls, self._failures
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.freeze(0, 0)
+
+    def freeze(self, calls: int, failures: int) -> None:
+        """Forget the slices and keep two numbers to show."""
+        self._slices.clear()
+        self._calls = self._failures = 0
+        self.frozen = (calls, failures)
+
+    def _slide(self, now_ms: int) -> None:
+        while self._slices and self._slices[0][0] <= now_ms // self._slice_ms - SLICES:
+            _, calls, failures = self._slices.popleft()
+            self._calls -= calls
+            self._failures -= failures
