@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 _NAME = "running.json"
+_CLOCK_SLACK_S = 1.0
 
 
 def announce(data: Path, variables: Mapping[str, str]) -> None:
@@ -23,7 +26,7 @@ def announce(data: Path, variables: Mapping[str, str]) -> None:
     file = data / _NAME
     draft = file.with_suffix(".draft")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({"pid": os.getpid(), "variables": dict(variables)}, out)
+        json.dump({"pid": os.getpid(), "born": _born(os.getpid()), "variables": dict(variables)}, out)
     draft.replace(file)
 
 
@@ -44,7 +47,16 @@ def announced(data: Path) -> Mapping[str, str]:
     """Return the variables of the system that runs here; empty when none does, or its parent process has ended."""
     try:
         found = json.loads((data / _NAME).read_text())
-        os.kill(int(found["pid"]), 0)  # signal 0 asks whether the process is there
+        # The same pid may by now be another process, above all in a container; its birth tells.
+        if abs(_born(int(found["pid"])) - float(found["born"])) > _CLOCK_SLACK_S:
+            return {}
         return {str(name): str(value) for name, value in found["variables"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
         return {}
+
+
+def _born(pid: int) -> float:
+    process = psutil.Process(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:
+        raise psutil.NoSuchProcess(pid)
+    return process.create_time()

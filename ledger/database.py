@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from delivery.errors import LedgerUnavailable
@@ -16,6 +16,9 @@ __all__ = ["Engine", "connect", "transaction"]
 _SESSION = (
     "-c timezone=UTC -c statement_timeout=15000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=10000"
 )
+
+# Others tell of our own mistakes, unless they came with the end of the connection (an idle time-out, an administrator).
+_AWAY = (OperationalError, InterfaceError)
 
 
 def connect(url: str, *, pool_size: int = 8, name: str = "entrega") -> Engine:
@@ -47,7 +50,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     try:
         with engine.begin() as connection:
             yield connection
-    except (OperationalError, InterfaceError, PoolTimeout) as err:
+    except (DBAPIError, PoolTimeout) as err:
+        if isinstance(err, DBAPIError) and not (isinstance(err, _AWAY) or err.connection_invalidated):
+            raise
         where = engine.url.render_as_string(hide_password=True).partition("?")[0]
         cause = type(getattr(err, "orig", None) or err).__name__
         raise LedgerUnavailable(

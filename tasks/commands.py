@@ -122,7 +122,7 @@ class CommandTask(Task):
                 raise Ignore from err
             raise Reject(err.reason, requeue=True) from err
 
-    def carry_out(self, delivery_id: object, body: Mapping[str, Any]) -> None:
+    def carry_out(self, delivery_id: object, surplus: tuple[object, ...], body: Mapping[str, Any]) -> None:
         """Do what the message says: accept a foreign command, or attempt a delivery.
 
         Raises:
@@ -130,6 +130,8 @@ class CommandTask(Task):
             Reject: The message is neither an id nor an acceptable command.
             LedgerUnavailable: Postgres is away; the message is retried.
         """
+        if surplus or (body and delivery_id is not None):
+            self._refuse("malformed", f"{self.name} wants one delivery id or a command's fields, and nothing beside")
         if body or isinstance(delivery_id, dict):
             self._accept(body or delivery_id)  # type: ignore[arg-type]  # one of the two is the command
         else:

@@ -7,18 +7,18 @@ from tasks.commands import RETRYING, CommandTask
 
 
 @app.task(name="create_lead", bind=True, base=CommandTask, **RETRYING)
-def create_lead(self: CommandTask, delivery_id: str | None = None, **body: Any) -> None:
+def create_lead(self: CommandTask, delivery_id: object = None, *surplus: object, **body: Any) -> None:
     """Create one lead in the CRM."""
-    self.carry_out(delivery_id, body)
+    self.carry_out(delivery_id, surplus, body)
 
 
 @app.task(name="send_whatsapp", bind=True, base=CommandTask, **RETRYING)
-def send_whatsapp(self: CommandTask, delivery_id: str | None = None, **body: Any) -> None:
+def send_whatsapp(self: CommandTask, delivery_id: object = None, *surplus: object, **body: Any) -> None:
     """Send one WhatsApp message."""
-    self.carry_out(delivery_id, body)
+    self.carry_out(delivery_id, surplus, body)
 
 
 @app.task(name="send_email", bind=True, base=CommandTask, **RETRYING)
-def send_email(self: CommandTask, delivery_id: str | None = None, **body: Any) -> None:
+def send_email(self: CommandTask, delivery_id: object = None, *surplus: object, **body: Any) -> None:
     """Send one e-mail."""
-    self.carry_out(delivery_id, body)
+    self.carry_out(delivery_id, surplus, body)

@@ -19,6 +19,7 @@ from tasks.commands import message_refused
 from worker.logs import configure_logging
 from worker.metrics import Recorder, make_recorder
 from worker.sentry import report_error, start_sentry
+from worker.transport import be_patient
 from worker.wiring import build_engine
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def attach(app: "Entrega") -> None:
     def recorder() -> Recorder:
         return make_recorder(enabled=app.settings.enable_metrics)
 
+    be_patient()
     app.engine_factory = lambda: build_engine(app, recorder())
 
     @signals.setup_logging.connect(weak=False)

@@ -83,7 +83,7 @@ def attempt(monkeypatch, outcome):
     monkeypatch.setitem(app.__dict__, "engine", machine)
     create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0)
     try:
-        create_lead.carry_out(ID, {})
+        create_lead.carry_out(ID, (), {})
     finally:
         create_lead.pop_request()
     return machine
@@ -149,6 +149,15 @@ def test_a_message_without_an_id_is_refused_and_counted(refused, value):
         run(value)
 
     assert refused == ["malformed"]
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((ID, 2, 3), {}), ((ID,), LEAD)])
+def test_a_message_with_too_much_in_it_is_refused_and_counted(refused, door, args, kwargs):
+    with pytest.raises(Reject):
+        run(*args, **kwargs)
+
+    assert refused == ["malformed"]
+    assert door.given == []
 
 
 def test_a_hint_is_attempted(monkeypatch):
