@@ -27,7 +27,7 @@ demo: $(READY) ## Run the main job and its worst days, in under a minute
 	@$(BIN)/entrega demo
 
 test: $(READY) ## Run all tests on real embedded servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(READY) ## Lint, types and import contracts
 	@$(BIN)/ruff format --check .
