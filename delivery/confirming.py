@@ -73,5 +73,7 @@ def weigh_silence(doubt: Doubt, operation: Operation, why: str) -> Conclusion:
     if operation.look_up and operation.look_up.by == "webhook" and doubt.listening:
         return Conclusion(doubt, "absent", "events were arriving and none was about it; it is sent again")
     if doubt.hold or doubt.resent:
-        return Conclusion(doubt, "unconfirmed", f"it may have arrived and nothing proves it ({why}); look before replaying")
+        return Conclusion(
+            doubt, "unconfirmed", f"it may have arrived and nothing proves it ({why}); look before replaying"
+        )
     return Conclusion(doubt, "resend", f"nothing proves that it arrived ({why}); it is sent again once, as asked")

@@ -10,11 +10,13 @@ from delivery.ports import Hint
 from ledger.database import transaction
 from ledger.models import PRIORITIES
 
-# A replay starts from fresh budgets and gets its whole time again; the timeline keeps what was tried before.
+# A replay starts from fresh budgets and gets its whole time again; the timeline keeps what was tried before. What may
+# have arrived becomes uncertain again: it is looked up, and only then sent once more.
 _REPLAY = text("""
     WITH replayed AS (
       UPDATE deliveries d
-         SET state = 'ready', tries = '{}', parks = 0, next_at = now(), hinted_at = now(), settled_at = NULL,
+         SET state = CASE WHEN d.code = 'unconfirmed' THEN 'uncertain' ELSE 'ready' END,
+             hold_uncertain = 0, resent = 0, looked_at = NULL, tries = '{}', parks = 0, next_at = now(), hinted_at = now(), settled_at = NULL,
              expires_at = now() + (d.expires_at - d.created_at)
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held')
       RETURNING d.id, d.kind, d.priority

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from celery import Task
 
+from delivery.confirming import Confirmer
 from delivery.errors import ProviderError
 from ledger.operating import Desk
 from tasks.app import app
@@ -59,6 +60,15 @@ def drain(self: UpkeepTask) -> None:
     drained = self.app.hints.send(self.app.ledger.drain(most=_BATCH))
     if drained:
         _log.info("drained", hinted=drained)
+
+
+@app.task(name="confirm", bind=True, shared=False, base=UpkeepTask, send_events=False)
+def confirm(self: UpkeepTask) -> None:
+    """Look uncertain deliveries up, and let provider events that came in settle theirs."""
+    engine = self.app.engine
+    for each in Confirmer(self.app.doubts, engine.providers, engine.specs).confirm():
+        delivery_id = str(each.doubt.claimed.order.delivery_id)
+        _log.info("looked_up", request_id=delivery_id, verdict=each.verdict, reason=each.reason)
 
 
 @app.task(name="health", bind=True, shared=False, base=UpkeepTask)

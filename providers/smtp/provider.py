@@ -108,6 +108,14 @@ class Smtp:
             reply = session.hand_over(letter.raw)
         return _receipt(letter, reply, accepted)
 
+    def look_up(self, order: Order) -> Receipt | None:
+        """Refuse: SMTP has no way to ask. A second copy carries the same Message-ID, which many receivers drop.
+
+        Raises:
+            Ambiguous: Always.
+        """
+        raise Ambiguous(f"SMTP offers no look-up for {order.command.kind}", code="no_look_up")
+
     def probe(self) -> str:
         """Connect, secure the line, log in and ask for nothing; names no sender, so nothing can be sent.
 

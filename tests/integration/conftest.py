@@ -29,7 +29,9 @@ def migrated(postgres_url):
 def database(migrated):
     with migrated.begin() as connection:
         connection.execute(
-            text("TRUNCATE deliveries, payloads, people, vault, attempts, idempotency, accounts, ticks, audit")
+            text(
+                "TRUNCATE deliveries, payloads, people, vault, attempts, idempotency, accounts, inbound_events, ticks, audit"
+            )
         )
     return migrated
 
