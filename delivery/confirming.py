@@ -1,7 +1,7 @@
 """The look-up of uncertain deliveries: ask the provider, weigh its silence, decide what the producer chose.
 
-Nothing is ever sent from here. What was surely not carried out, or may be sent again, goes back to waiting and takes the
-engine's usual steps.
+Nothing is ever sent from here. What was surely not carried out, or may be sent again, goes back to waiting and takes
+the engine's usual steps.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Uncertain deliveries: what providers told later, what a look-up found, and what is decided where nothing can be proved.
+"""Uncertain deliveries: what providers told later, what a look-up found, what is decided where nothing is proved.
 
 Everything here is compare-and-set on state and fence, so that a receipt that comes meanwhile always wins.
 """

@@ -16,7 +16,8 @@ _REPLAY = text("""
     WITH replayed AS (
       UPDATE deliveries d
          SET state = CASE WHEN d.code = 'unconfirmed' THEN 'uncertain' ELSE 'ready' END,
-             hold_uncertain = 0, resent = 0, looked_at = NULL, tries = '{}', parks = 0, next_at = now(), hinted_at = now(), settled_at = NULL,
+             hold_uncertain = 0, resent = 0, looked_at = NULL, tries = '{}', parks = 0,
+             next_at = now(), hinted_at = now(), settled_at = NULL,
              expires_at = now() + (d.expires_at - d.created_at)
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held')
       RETURNING d.id, d.kind, d.priority

@@ -73,7 +73,7 @@ class CrmRest:
         return self._refused(order, answer)
 
     def _earlier(self, order: Order) -> Receipt | None:
-        """Look before sending again, for a CRM that pays no heed to the idempotency key; where it cannot tell, the key must do."""
+        """Look before sending again: not every CRM heeds the idempotency key. Where it cannot tell, the key must do."""
         try:
             return self.look_up(order)
         except ProviderError:

@@ -10,7 +10,7 @@ import time
 
 from config.policy import Spec
 from delivery.commands import SendEmail
-from delivery.errors import Permanent
+from delivery.errors import Ambiguous, Permanent
 from delivery.outcomes import Receipt
 from delivery.ports import Order
 from providers.smtp.message import Letter, ascii_address, compose
