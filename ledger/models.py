@@ -181,7 +181,7 @@ ticks = Table(
     "ticks",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("at", _Instant, nullable=False, comment="when the task last ran to its end"),
+    Column("at", _Instant, nullable=False, comment="when the task last began"),
 )
 
 audit = Table(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from celery import Task
 
+from config.timetable import TIMETABLE
 from delivery.confirming import Confirmer
 from delivery.errors import ProviderError
 from ledger.operating import Desk
@@ -29,10 +30,16 @@ _BATCH = 500
 
 
 class UpkeepTask(Task):
-    """A task of beat's."""
+    """A task of the timetable: each of its ticks is carried out once, whoever sent it and however often."""
 
     abstract = True
     app: "Entrega"
+
+    def __call__(self) -> None:
+        """Take the tick, and do the work when nobody took it already."""
+        every = next(tick.every for tick in TIMETABLE if tick.task == self.name)
+        if Desk(self.app.database, actor=self.name).begin_tick(self.name, every=every):
+            self.run()
 
 
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
@@ -46,7 +53,6 @@ def sweep(self: UpkeepTask) -> None:
     hinted = 0
     if waiting is not None and waiting < _ENOUGH_HINTS:
         hinted = self.app.hints.send(self.app.ledger.due(stale=_STALE, most=_BATCH))
-    Desk(self.app.database, actor="sweep").record_tick("sweep")
     if swept.freed or swept.uncertain or swept.dead or swept.expired or hinted:
         counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
         _log.info("swept", **counts, hinted=hinted)

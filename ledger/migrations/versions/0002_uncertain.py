@@ -29,6 +29,7 @@ CREATE INDEX ix_inbound_events_waiting ON inbound_events (id) WHERE worked_at is
 COMMENT ON COLUMN deliveries.uncertain_since IS 'kept when a person must decide';
 COMMENT ON COLUMN deliveries.looked_at IS 'last look-up of an uncertain delivery';
 COMMENT ON COLUMN deliveries.resent IS '1 after it was sent again unconfirmed';
+COMMENT ON COLUMN ticks.at IS 'when the task last began';
 COMMENT ON COLUMN inbound_events.key IS 'the provider''s event, so that a repeat is stored once';
 COMMENT ON COLUMN inbound_events.delivery_id IS 'ours, as the provider echoed it';
 COMMENT ON COLUMN inbound_events.status IS 'sent, delivered, read, failed or bounced';
