@@ -29,6 +29,7 @@ class Tick:
 # Source: Celery 5.7 with Redis, "Beat", measured 2026-11-22: static ticks with expires no longer than the interval.
 TIMETABLE = (
     Tick("sweep", every=timedelta(seconds=5), expires=timedelta(seconds=5)),
+    Tick("confirm", every=timedelta(seconds=10), expires=timedelta(seconds=10)),
     Tick("drain", every=timedelta(seconds=10), expires=timedelta(seconds=10)),
     Tick("health", every=timedelta(seconds=60), expires=timedelta(seconds=60)),
 )

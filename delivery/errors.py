@@ -55,6 +55,10 @@ class Ambiguous(ProviderError):
     code = "answer_lost"
 
 
+# An earlier attempt that ended in one of these may have been carried out, even where the operation is idempotent.
+DOUBTFUL_CODES = frozenset({"answer_lost", "server_error", "gateway_error", "lease_lost", "unknown"})
+
+
 @dataclass(frozen=True)
 class FieldIssue:
     """What is wrong with one field of a command; never holds the value itself."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 from delivery.commands import Command
@@ -20,6 +20,7 @@ class Order:
         command: What to carry out.
         attempt: Attempts for this delivery so far, this one included.
         accepted_at: When the command was accepted; the same on every attempt (an e-mail's Date).
+        doubtful: True when an earlier attempt may have been carried out: look, where looking is possible.
     """
 
     delivery_id: UUID
@@ -27,6 +28,7 @@ class Order:
     command: Command
     attempt: int
     accepted_at: datetime
+    doubtful: bool = False
 
 
 class Provider(Protocol):
@@ -39,6 +41,17 @@ class Provider(Protocol):
             Retryable: Surely not carried out.
             Permanent: Will never work as it is.
             Ambiguous: May have been carried out.
+        """
+        ...
+
+    def look_up(self, order: Order) -> Receipt | None:
+        """Find out, without side effects, whether an order was carried out.
+
+        Returns:
+            Its receipt, or None when it surely was not carried out.
+
+        Raises:
+            ProviderError: The provider could not tell, or offers no way to ask.
         """
         ...
 
@@ -153,6 +166,62 @@ class Swept:
     uncertain: int = 0
     dead: int = 0
     expired: int = 0
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """An uncertain delivery, taken for a look-up.
+
+    Attributes:
+        age: Since it became uncertain.
+        hold: True when a person must decide where nothing can be proved.
+        resent: True when it was sent again once already.
+        listening: Provider events were arriving for its account all the while, so that silence means something.
+    """
+
+    claimed: Claimed
+    age: timedelta
+    hold: bool
+    resent: bool
+    listening: bool
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What became of a doubt.
+
+    Attributes:
+        verdict: `proved` (carried out), `absent` (surely not), `resend` (unknown, sent again once), `unconfirmed`
+            (unknown, a person decides) or `later` (look again).
+        receipt: The proof, when proved.
+        reason: A sentence for the audit trail.
+    """
+
+    doubt: Doubt
+    verdict: Literal["proved", "absent", "resend", "unconfirmed", "later"]
+    reason: str
+    receipt: Receipt | None = None
+
+
+class Doubts(Protocol):
+    """The uncertain deliveries and what providers told later."""
+
+    def absorb(self, *, most: int) -> int:
+        """Let provider events that came in settle their deliveries; return how many were worked on."""
+        ...
+
+    def take(self, *, pause: timedelta, window: Mapping[str, timedelta], most: int) -> list[Doubt]:
+        """Take uncertain deliveries for a look-up, longest uncertain first.
+
+        Args:
+            pause: Not those that were looked up within this time.
+            window: For each kind, how long evidence may take: what `Doubt.listening` looks back over.
+        """
+        ...
+
+    def conclude(self, conclusions: Iterable[Conclusion]) -> set[UUID]:
+        """Write the conclusions of doubts that nobody settled meanwhile; return the ids that were changed."""
+        ...
 
 
 class Ledger(Protocol):

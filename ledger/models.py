@@ -13,6 +13,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
@@ -62,7 +63,9 @@ deliveries = Table(
     Column("expires_at", _Instant, nullable=False),
     Column("created_at", _Instant, nullable=False, server_default=_now),
     Column("settled_at", _Instant),
-    Column("uncertain_since", _Instant),
+    Column("uncertain_since", _Instant, comment="kept when a person must decide"),
+    Column("looked_at", _Instant, comment="last look-up of an uncertain delivery"),
+    Column("resent", SmallInteger, nullable=False, server_default="0", comment="1 after it was sent again unconfirmed"),
     Column("hold_uncertain", SmallInteger, nullable=False, comment="1 holds an uncertain delivery for a person"),
     Column("order_key", Text),
     Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
@@ -156,11 +159,29 @@ accounts = Table(
     Column("probed_at", _Instant),
 )
 
+inbound_events = Table(
+    "inbound_events",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("account", Text, nullable=False),
+    Column("key", Text, nullable=False, comment="the provider's event, so that a repeat is stored once"),
+    Column("at", _Instant, nullable=False, server_default=_now),
+    Column("delivery_id", UUID(as_uuid=True), comment="ours, as the provider echoed it"),
+    Column("status", Text, comment="sent, delivered, read, failed or bounced"),
+    Column("receipt", Text, comment="the provider's own id"),
+    Column("code", Text, comment="why it failed"),
+    Column("worked_at", _Instant),
+    UniqueConstraint("account", "key", name="uq_inbound_events"),
+)
+Index("ix_inbound_events_delivery_id", inbound_events.c.delivery_id)
+Index("ix_inbound_events_heard", inbound_events.c.account, inbound_events.c.at)
+Index("ix_inbound_events_waiting", inbound_events.c.id, postgresql_where=text("worked_at is null"))
+
 ticks = Table(
     "ticks",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("at", _Instant, nullable=False, comment="when the task last ran to its end"),
+    Column("at", _Instant, nullable=False, comment="when the task last began"),
 )
 
 audit = Table(

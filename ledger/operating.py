@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine, Row, text
@@ -10,11 +11,14 @@ from delivery.ports import Hint
 from ledger.database import transaction
 from ledger.models import PRIORITIES
 
-# A replay starts from fresh budgets and gets its whole time again; the timeline keeps what was tried before.
+# A replay starts from fresh budgets and gets its whole time again; the timeline keeps what was tried before. What may
+# have arrived becomes uncertain again: it is looked up, and only then sent once more.
 _REPLAY = text("""
     WITH replayed AS (
       UPDATE deliveries d
-         SET state = 'ready', tries = '{}', parks = 0, next_at = now(), hinted_at = now(), settled_at = NULL,
+         SET state = CASE WHEN d.code = 'unconfirmed' THEN 'uncertain' ELSE 'ready' END,
+             hold_uncertain = 0, resent = 0, looked_at = NULL, tries = '{}', parks = 0,
+             next_at = now(), hinted_at = now(), settled_at = NULL,
              expires_at = now() + (d.expires_at - d.created_at)
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held')
       RETURNING d.id, d.kind, d.priority
@@ -49,7 +53,12 @@ _RECORD_HEALTH = text("""
     INSERT INTO accounts (name, health, health_note, probed_at) VALUES (:account, :health, :note, now())
     ON CONFLICT (name) DO UPDATE SET health = :health, health_note = :note, probed_at = now()
 """)
-_TICK = text("INSERT INTO ticks (name, at) VALUES (:name, now()) ON CONFLICT (name) DO UPDATE SET at = now()")
+# Ticks come a little early or late: one that comes within four fifths of the interval is the same tick again.
+_TICK = text("""
+    INSERT INTO ticks AS t (name, at) VALUES (:name, now())
+    ON CONFLICT (name) DO UPDATE SET at = now() WHERE t.at < now() - :every_s * 0.8 * interval '1 second'
+    RETURNING name
+""")
 
 
 @dataclass(frozen=True)
@@ -85,10 +94,13 @@ class Desk:
         with transaction(self.engine) as connection:
             connection.execute(_RECORD_HEALTH, {"account": account, "health": health, "note": note[:300]})
 
-    def record_tick(self, name: str) -> None:
-        """Keep that a task of beat's ran to its end: proof that beat, broker, worker and ledger work together."""
+    def begin_tick(self, name: str, *, every: timedelta) -> bool:
+        """Take a tick of the timetable; False when somebody took it already, however many beats there are.
+
+        The last tick taken is also proof that a clock, the broker, a worker and the ledger work together.
+        """
         with transaction(self.engine) as connection:
-            connection.execute(_TICK, {"name": name})
+            return connection.scalar(_TICK, {"name": name, "every_s": every.total_seconds()}) is not None
 
     def forget_ticks(self) -> None:
         """Drop the ticks of an earlier life, so that readiness waits for a new one."""

@@ -154,7 +154,7 @@ class Archive:
             return timedelta(seconds=connection.scalar(_OLDEST_DUE) or 0.0)
 
     def last_tick(self, name: str) -> datetime | None:
-        """Return when a task of beat's last ran to its end, or None."""
+        """Return when a task of beat's last began, or None."""
         with transaction(self.engine) as connection:
             return connection.scalar(select(ticks.c.at).where(ticks.c.name == name))
 

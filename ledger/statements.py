@@ -78,7 +78,8 @@ CLAIM = text("""
              lease_until = now() + lease.seconds * interval '1 second'
       FROM picked p, unnest(CAST(:kinds AS text[]), CAST(:leases AS float8[])) AS lease (kind, seconds)
       WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
-      RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person
+      RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
+                d.resent
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken

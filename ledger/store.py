@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, Row
 
 from delivery.commands import KINDS, Command
+from delivery.errors import DOUBTFUL_CODES
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from ledger import statements as sql
@@ -71,7 +72,7 @@ class PostgresLedger:
         }
         with transaction(self.engine) as connection:
             rows = connection.execute(sql.CLAIM, values).all()
-        claimed = [self._read(row) for row in rows]
+        claimed = [self.read(row) for row in rows]
         self._bury([row for row, each in zip(rows, claimed, strict=True) if each is None])
         return [each for each in claimed if each is not None]
 
@@ -170,12 +171,14 @@ class PostgresLedger:
             row.id: Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at) for row in opened
         }
 
-    def _read(self, row: Row[Any]) -> Claimed | None:
+    def read(self, row: Row[Any]) -> Claimed | None:
+        """Turn a row with its sealed payload into a claim, or None when the payload cannot be opened."""
         try:
             command = self._unseal(row)
         except (Unreadable, ValidationError, ValueError):
             return None
-        order = Order(row.id, row.account, command, row.attempts, row.created_at)
+        doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
+        order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)
         return Claimed(order, row.producer, row.fence, row.tries, row.parks)
 
     def _unseal(self, row: Row[Any]) -> Command:

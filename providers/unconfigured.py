@@ -27,6 +27,14 @@ class Unconfigured:
         """
         raise self._verdict()
 
+    def look_up(self, order: Order) -> Receipt | None:  # noqa: ARG002 - the port's shape
+        """Refuse for the same reason.
+
+        Raises:
+            Permanent: Always.
+        """
+        raise self._verdict()
+
     def probe(self) -> str:
         """Refuse for the same reason.
 

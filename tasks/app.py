@@ -15,6 +15,7 @@ from config.settings import ConfigurationError, Settings, load_settings
 from config.timetable import TIMETABLE
 from delivery.intake import Intake
 from ledger.database import connect
+from ledger.doubts import PostgresDoubts
 from ledger.reading import Archive
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
@@ -77,6 +78,11 @@ class Entrega(Celery):
     def ledger(self) -> PostgresLedger:
         """The truth."""
         return PostgresLedger(self.database, Vault(self.database, MasterKeys(self.settings.master_keys())))
+
+    @cached_property
+    def doubts(self) -> PostgresDoubts:
+        """The uncertain deliveries."""
+        return PostgresDoubts(self.ledger)
 
     @cached_property
     def archive(self) -> Archive:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 from celery import Task
 
+from config.timetable import TIMETABLE
+from delivery.confirming import Confirmer
 from delivery.errors import ProviderError
 from ledger.operating import Desk
 from tasks.app import app
@@ -28,10 +30,16 @@ _BATCH = 500
 
 
 class UpkeepTask(Task):
-    """A task of beat's."""
+    """A task of the timetable: each of its ticks is carried out once, whoever sent it and however often."""
 
     abstract = True
     app: "Entrega"
+
+    def __call__(self) -> None:
+        """Take the tick, and do the work when nobody took it already."""
+        every = next(tick.every for tick in TIMETABLE if tick.task == self.name)
+        if Desk(self.app.database, actor=self.name).begin_tick(self.name, every=every):
+            self.run()
 
 
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
@@ -45,7 +53,6 @@ def sweep(self: UpkeepTask) -> None:
     hinted = 0
     if waiting is not None and waiting < _ENOUGH_HINTS:
         hinted = self.app.hints.send(self.app.ledger.due(stale=_STALE, most=_BATCH))
-    Desk(self.app.database, actor="sweep").record_tick("sweep")
     if swept.freed or swept.uncertain or swept.dead or swept.expired or hinted:
         counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
         _log.info("swept", **counts, hinted=hinted)
@@ -59,6 +66,15 @@ def drain(self: UpkeepTask) -> None:
     drained = self.app.hints.send(self.app.ledger.drain(most=_BATCH))
     if drained:
         _log.info("drained", hinted=drained)
+
+
+@app.task(name="confirm", bind=True, shared=False, base=UpkeepTask, send_events=False)
+def confirm(self: UpkeepTask) -> None:
+    """Look uncertain deliveries up, and let provider events that came in settle theirs."""
+    engine = self.app.engine
+    for each in Confirmer(self.app.doubts, engine.providers, engine.specs).confirm():
+        delivery_id = str(each.doubt.claimed.order.delivery_id)
+        _log.info("looked_up", request_id=delivery_id, verdict=each.verdict, reason=each.reason)
 
 
 @app.task(name="health", bind=True, shared=False, base=UpkeepTask)

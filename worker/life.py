@@ -16,6 +16,7 @@ from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
 from ledger.schema import check_schema
 from tasks.commands import message_refused
+from worker.clock import SpareClock
 from worker.logs import configure_logging
 from worker.metrics import Recorder, make_recorder
 from worker.sentry import report_error, start_sentry
@@ -57,10 +58,16 @@ def attach(app: "Entrega") -> None:
         await_ledger(app, pauses=_pauses())
         _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
 
+    clock = SpareClock(app)
+
     @signals.worker_ready.connect(weak=False)
     def _ready(**_: Any) -> None:
         _log.info("worker_ready", worker=app.engine.worker, accounts=sorted(app.engine.providers))
-        app.tasks["sweep"].apply_async()
+        clock.start()
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def _ending(**_: Any) -> None:
+        clock.stop()
 
     @message_refused.connect(weak=False)
     def _refused(reason: str = "", **_: Any) -> None:

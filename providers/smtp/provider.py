@@ -10,7 +10,7 @@ import time
 
 from config.policy import Spec
 from delivery.commands import SendEmail
-from delivery.errors import Permanent
+from delivery.errors import Ambiguous, Permanent
 from delivery.outcomes import Receipt
 from delivery.ports import Order
 from providers.smtp.message import Letter, ascii_address, compose
@@ -107,6 +107,14 @@ class Smtp:
             accepted = session.address(letter.recipients)
             reply = session.hand_over(letter.raw)
         return _receipt(letter, reply, accepted)
+
+    def look_up(self, order: Order) -> Receipt | None:
+        """Refuse: SMTP has no way to ask. A second copy carries the same Message-ID, which many receivers drop.
+
+        Raises:
+            Ambiguous: Always.
+        """
+        raise Ambiguous(f"SMTP offers no look-up for {order.command.kind}", code="no_look_up")
 
     def probe(self) -> str:
         """Connect, secure the line, log in and ask for nothing; names no sender, so nothing can be sent.

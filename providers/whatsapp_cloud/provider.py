@@ -83,6 +83,14 @@ class WhatsAppCloud:
         body = json_bytes(message_body(order.command, order.delivery_id))
         return self._receipt(self._call(operation.method, operation.path, body=body))
 
+    def look_up(self, order: Order) -> Receipt | None:
+        """Refuse: the Cloud API has no way to ask; only its status webhooks tell, and they come by themselves.
+
+        Raises:
+            Ambiguous: Always.
+        """
+        raise Ambiguous(f"Meta offers no look-up for {order.command.kind}; its status webhooks tell", code="no_look_up")
+
     def probe(self) -> str:
         """Ask Meta whether this number can send now.
 

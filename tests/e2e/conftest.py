@@ -35,6 +35,8 @@ from sandbox.standins import controls
 from tasks.app import Entrega
 
 PATIENCE_S = 120
+# A lost e-mail is sent again by default, which may make a second copy; where copies are counted, a person decides.
+HOLD = {"on_uncertain": "hold"}
 # A short deadline of the CRM's call makes a short lease (17 s), so that a dead worker's lead is soon free again.
 CALL_DEADLINE_S = 2
 _FOREIGN_VARIABLES = ("CELERY", "FLOWER_", "PG", "PROMETHEUS_", "SENTRY_")
@@ -77,7 +79,9 @@ class Running:
 
     def letter(self, n: int) -> UUID:
         """Hand over one e-mail."""
-        return self.submit("send_email", to=f"carta{n}.teste@exemplo.com.br", subject=f"Teste {n}", text="Olá!")
+        return self.submit(
+            "send_email", to=f"carta{n}.teste@exemplo.com.br", subject=f"Teste {n}", text="Olá!", options=HOLD
+        )
 
     def send_foreign(self, name: str, **options: Any) -> str:
         """Publish as a plain Celery client does, which knows the broker only; return the task id."""

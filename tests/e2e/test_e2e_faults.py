@@ -74,7 +74,7 @@ def test_killing_the_worker_during_500_deliveries_loses_and_repeats_nothing(runn
         caught += running.states(everything)
         running.end_dead_leases()
         running.revive("worker1")
-    running.until(everything, "succeeded", "uncertain")
+    running.until(everything, "succeeded", "uncertain", "dead")
 
     assert caught["attempting"] > 0, "the worker was killed with nothing in its hands"
     assert running.states(leads) == Counter(succeeded=300)

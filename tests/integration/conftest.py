@@ -7,6 +7,7 @@ from delivery.commands import CreateLead, SendEmail
 from delivery.ids import new_id
 from delivery.ports import NewDelivery
 from ledger.database import connect
+from ledger.models import metadata
 from ledger.operating import Desk
 from ledger.reading import Archive
 from ledger.schema import migrate
@@ -28,9 +29,7 @@ def migrated(postgres_url):
 @pytest.fixture
 def database(migrated):
     with migrated.begin() as connection:
-        connection.execute(
-            text("TRUNCATE deliveries, payloads, people, vault, attempts, idempotency, accounts, ticks, audit")
-        )
+        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)}"))
     return migrated
 
 

@@ -79,7 +79,7 @@ def test_the_cloud_api_has_no_idempotency_so_a_repeat_is_a_duplicate(graph: Stan
         ("/v26.0/999/messages", BEARER, 400, 100),
     ],
 )
-def test_the_cloud_api_checks_token_version_and_number(  # noqa: PLR0917 - a table
+def test_the_cloud_api_checks_token_version_and_number(
     graph: StandinControl, standins: Standins, path: str, headers: dict[str, str], status: int, code: int
 ) -> None:
     answered, body = _send(standins, "POST", path, TEXT, headers)

@@ -1,5 +1,6 @@
 """Beat's tasks against a real ledger; hints and providers stand at their ports."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -77,10 +78,35 @@ def test_the_sweep_sends_no_hints_into_a_full_or_absent_broker(voice, ledger, sq
     assert voice.sent == []
 
 
-def test_the_sweep_leaves_proof_that_it_ran(voice, archive):
-    sweep.run()
+def test_a_tick_is_carried_out_once_however_often_it_comes(voice, archive, ledger, sql):
+    (opened,) = ledger.open([new()])
+    sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
+    sweep()
+    sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
 
+    sweep()
+
+    assert voice.sent == [opened.id]
     assert archive.last_tick("sweep") is not None
+
+
+def test_the_next_tick_is_carried_out_again(voice, ledger, sql):
+    (opened,) = ledger.open([new()])
+    sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
+    sweep()
+    sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
+    sql("UPDATE ticks SET at = now() - interval '5 seconds'")
+
+    sweep()
+
+    assert voice.sent == [opened.id, opened.id]
+
+
+def test_parallel_ticks_are_one(voice, desk):
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: desk.begin_tick("sweep", every=timedelta(seconds=5)), range(16)))
+
+    assert sum(taken) == 1
 
 
 def park(ledger):

@@ -7,10 +7,10 @@ import pytest
 from config.timetable import TIMETABLE, Tick
 
 
-def test_the_timetable_wakes_the_three_upkeep_tasks() -> None:
+def test_the_timetable_wakes_the_upkeep_tasks() -> None:
     rhythm = {tick.task: tick.every.total_seconds() for tick in TIMETABLE}
 
-    assert rhythm == {"sweep": 5, "drain": 10, "health": 60}
+    assert rhythm == {"sweep": 5, "confirm": 10, "drain": 10, "health": 60}
 
 
 @pytest.mark.parametrize("tick", TIMETABLE, ids=lambda tick: tick.task)

@@ -255,6 +255,28 @@ def test_a_look_up_asks_for_our_id() -> None:
 
 
 @responses.activate
+def test_after_a_doubtful_attempt_the_lead_is_looked_up_and_not_sent_again() -> None:
+    responses.get(LEADS, json={"items": [{"external_id": str(ID), "id": "u-3"}]})
+
+    found = crm(Tokens()).send(replace(ORDER, doubtful=True))
+
+    assert found == Receipt("u-3", {}, 200)
+    assert [each.request.method for each in responses.calls] == ["GET"]
+
+
+@responses.activate
+@pytest.mark.parametrize("reply", [{"json": {"items": []}}, {"status": 404}, {"status": 503}])
+def test_a_doubtful_lead_that_is_not_found_is_sent_under_its_key(reply: dict[str, Any]) -> None:
+    responses.get(LEADS, **reply)
+    responses.post(LEADS, status=201, json={"id": "u-3"})
+
+    crm(Tokens()).send(replace(ORDER, doubtful=True))
+
+    assert [each.request.method for each in responses.calls] == ["GET", "POST"]
+    assert responses.calls[1].request.headers["Idempotency-Key"] == str(ID)
+
+
+@responses.activate
 def test_a_look_up_that_finds_nothing_says_so() -> None:
     responses.get(LEADS, json={"items": []})
 

@@ -6,10 +6,10 @@ from providers.unconfigured import Unconfigured
 ACCOUNT = Unconfigured("crm:default", ("CRM_API_URL", "CRM_CLIENT_ID"))
 
 
-@pytest.mark.parametrize("ask", [lambda: ACCOUNT.send(None), lambda: ACCOUNT.probe()], ids=["send", "probe"])
-def test_an_account_without_settings_says_which_are_missing_and_what_to_do(ask):
+@pytest.mark.parametrize(("ask", "about"), [(ACCOUNT.send, [None]), (ACCOUNT.look_up, [None]), (ACCOUNT.probe, [])])
+def test_an_account_without_settings_says_which_are_missing_and_what_to_do(ask, about):
     with pytest.raises(Permanent) as caught:
-        ask()
+        ask(*about)
 
     assert caught.value.code == "misconfigured"
     assert "set CRM_API_URL, CRM_CLIENT_ID" in str(caught.value)
