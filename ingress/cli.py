@@ -14,6 +14,8 @@ from uuid import UUID
 
 import typer
 
+from ingress.breakers import breakers
+
 if TYPE_CHECKING:
     from tasks.app import Entrega
 
@@ -29,6 +31,7 @@ cli = typer.Typer(
 )
 dead_letters = typer.Typer(help="Deliveries that only a person can move on.", no_args_is_help=True)
 cli.add_typer(dead_letters, name="dead-letters")
+cli.add_typer(breakers, name="breaker")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Id = Annotated[UUID, typer.Argument(help="The delivery's id.")]

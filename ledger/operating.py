@@ -49,6 +49,7 @@ _RESUME = text("""
     )
     SELECT id, kind, priority FROM freed
 """)
+_NOTE = text("INSERT INTO audit (actor, action, account, reason) VALUES (:actor, :action, :account, :reason)")
 _RECORD_HEALTH = text("""
     INSERT INTO accounts (name, health, health_note, probed_at) VALUES (:account, :health, :note, now())
     ON CONFLICT (name) DO UPDATE SET health = :health, health_note = :note, probed_at = now()
@@ -88,6 +89,12 @@ class Desk:
         with transaction(self.engine) as connection:
             values = {"account": account, "actor": self.actor, "reason": reason}
             return [_hint(row) for row in connection.execute(_RESUME, values)]
+
+    def note(self, action: str, *, account: str | None = None, reason: str | None = None) -> None:
+        """Leave an audit row for something that was done outside the ledger."""
+        with transaction(self.engine) as connection:
+            values = {"actor": self.actor, "action": action, "account": account, "reason": reason}
+            connection.execute(_NOTE, values)
 
     def record_health(self, account: str, *, health: str, note: str) -> None:
         """Keep what the last probe of an account found; `health` is "ok" or an error code."""

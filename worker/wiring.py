@@ -22,6 +22,7 @@ from providers.oauth import ApiKey, ClientCredentials, Credentials, TokenSource
 from providers.smtp import Smtp
 from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
+from worker.breaker import BreakerGate
 from worker.metrics import Recorder
 from worker.telling import AttemptTeller
 
@@ -48,16 +49,19 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
         LedgerUnavailable: Postgres is away: the key that protects cached tokens is kept there.
     """
     token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
-    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), _cache(app.settings), token_key)
+    redis = shared_memory(app.settings)
+    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
     providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
-    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker)
+    gates = (BreakerGate(app.specs, redis),)
+    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker, gates)
 
 
-def _cache(settings: Settings) -> Redis | None:
+def shared_memory(settings: Settings) -> Redis | None:
+    """Return where workers share tokens and breakers, or None when no Redis is set."""
     if settings.redis_url is None:
         return None
-    # No retries inside: without the cache a token is fetched afresh, which is quicker than waiting for Redis.
+    # No retries inside: a fresh token or a breaker of one's own is quicker to have than an absent Redis.
     url = settings.redis_url.get_secret_value()
     return Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
 

@@ -33,6 +33,7 @@ from ledger.database import transaction
 from sandbox.children import Child
 from sandbox.standins import controls
 from tasks.app import Entrega
+from worker.breaker import BreakerGate
 
 PATIENCE_S = 120
 # A lost e-mail is sent again by default, which may make a second copy; where copies are counted, a person decides.
@@ -87,6 +88,10 @@ class Running:
         """Publish as a plain Celery client does, which knows the broker only; return the task id."""
         with self.foreign.connection_for_write() as connection:
             return str(self.foreign.send_task(name, connection=connection, **options).id)
+
+    def breakers(self) -> list[Any]:
+        """Return every breaker as an operator sees it."""
+        return BreakerGate(self.app.specs, self.redis).statuses(self.app.intake.accounts)
 
     def find(self, id_: UUID) -> Any:
         """Return a delivery with its timeline."""
