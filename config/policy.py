@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from config.marked_yaml import MarkedYaml, Problem, as_mapping, read_marked
 from config.spec import Spec
 from config.spec_operations import ErrorRule, FieldRule, LookUp, Operation, StatusRule, Timeouts, Wait
-from config.spec_sections import Breaker, Cache, Fallback, Limits, Window
+from config.spec_sections import Breaker, Cache, Fallback, Limits, RetryBudget, Window
 from config.spec_values import ERROR_CODES, Environment, Severity, Verdict
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "LookUp",
     "Operation",
     "Problem",
+    "RetryBudget",
     "Severity",
     "Spec",
     "SpecError",

@@ -26,6 +26,7 @@ from config.spec_sections import (
     Overview,
     Probe,
     Redaction,
+    RetryBudget,
     Rollout,
     Security,
 )
@@ -86,6 +87,7 @@ class Spec(Section):
     probe: Probe
     errors: Errors
     breaker: Breaker
+    retry_budget: RetryBudget
     fallback: Fallback
     cache: Cache
     metrics: Metrics

@@ -196,6 +196,20 @@ class Breaker(Section):
     counts: Annotated[tuple[Verdict, ...], listed] = ("retryable", "ambiguous")
 
 
+class RetryBudget(Section):
+    """How many retries an account may make, so that a storm does not multiply the load on a failing provider.
+
+    Attributes:
+        share: Retries earned by each first attempt, e.g. 0.2 for one in five.
+        per_minute: Earned by time alone, so that a quiet account may retry too.
+        most: Savings never grow past this.
+    """
+
+    share: Ratio
+    per_minute: Count
+    most: Count
+
+
 class Answer(Section):
     """What a producer may say to the person while the delivery waits."""
 

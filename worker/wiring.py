@@ -24,6 +24,7 @@ from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
 from worker.breaker import BreakerGate
 from worker.metrics import Recorder
+from worker.retry_budget import RetryBudgetGate
 from worker.telling import AttemptTeller
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
     providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
-    gates = (BreakerGate(app.specs, redis),)
+    gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis))
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker, gates)
 
 
