@@ -21,6 +21,7 @@ from rich.table import Table
 from config.settings import load_settings
 from ingress.system import Plan, System
 from sandbox.children import Child
+from sandbox.forms import write_forms
 from sandbox.standins import controls
 from tasks.app import Entrega
 
@@ -72,7 +73,8 @@ def _measure(latency_ms: int) -> Figures:
         own = load_settings({"entrega_env": "sandbox", "entrega_data": data, "entrega_port": 0})
         settings = own.model_copy(update={"database_url": None, "redis_url": None})
         system = System(Plan(settings, sandbox=True), lambda _: None)
-        system.variables["ENTREGA_ENV"] = "sandbox"
+        write_forms(data / "forms")
+        system.variables |= {"ENTREGA_ENV": "sandbox", "ENTREGA_INTEGRATIONS": str(data / "forms")}
         began = time.monotonic()
         try:
             system.start()

@@ -94,6 +94,7 @@ class Settings(BaseSettings):
 
     Attributes:
         entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
+        entrega_workers: Worker processes in all; while Redis is away each keeps to its share of an account's limits.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
         entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
         crm_timeout: Seconds; None leaves the CRM's form in force.
@@ -114,6 +115,7 @@ class Settings(BaseSettings):
     entrega_env: Literal["sandbox", "staging", "production"] = "sandbox"
     entrega_data: Path = Path(".entrega")
     entrega_log: Literal["auto", "json", "console"] = "auto"
+    entrega_workers: Annotated[int, Field(ge=1, le=1000)] = 2
     entrega_host: Text = "127.0.0.1"
     entrega_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     entrega_bootstrap_key: SecretStr | None = None

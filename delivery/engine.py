@@ -90,7 +90,7 @@ class Engine:
         if isinstance(end, Receipt):
             return Settlement(claimed, outcome, end.http_status, duration=duration)
         fault = end.cause if isinstance(end, _OwnFault) else None
-        return Settlement(claimed, outcome, end.http_status, end.provider_code, duration, fault)
+        return Settlement(claimed, outcome, end.http_status, end.provider_code, duration, end.retry_after, fault)
 
     def _admit(self, claimed: Claimed, passed: list[Gate]) -> Deferred | None:
         for gate in self.gates:

@@ -131,6 +131,7 @@ class Settlement:
 
     Attributes:
         duration: Time from the first byte to the verdict.
+        retry_after: How long the provider asked to be left alone; None when it said nothing.
         fault: What went wrong inside our own code, for the error tracker; None when a provider spoke.
     """
 
@@ -139,6 +140,7 @@ class Settlement:
     http_status: int | None = None
     provider_code: str | None = None
     duration: timedelta = timedelta()
+    retry_after: timedelta | None = None
     fault: Exception | None = None
 
 

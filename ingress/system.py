@@ -143,6 +143,7 @@ class System:
             "ENTREGA_HOST": settings.entrega_host,
             "ENTREGA_PORT": str(port),
             "ENTREGA_DATA": str(self.data),
+            "ENTREGA_WORKERS": str(self.plan.workers),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         }
 

@@ -14,6 +14,7 @@ from config.policy import Spec, Timeouts
 from config.settings import Settings
 from delivery.engine import Engine
 from delivery.errors import Permanent
+from delivery.judging import lease
 from delivery.ports import Provider
 from ledger.sealing import keyed_hash, seal, unseal
 from providers.crm_rest import CrmRest
@@ -23,6 +24,7 @@ from providers.smtp import Smtp
 from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
 from worker.breaker import BreakerGate
+from worker.limits import LimitRules, SharedLimiter
 from worker.metrics import Recorder
 from worker.retry_budget import RetryBudgetGate
 from worker.telling import AttemptTeller
@@ -54,8 +56,21 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
     providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
-    gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis))
+    # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
+    gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker, gates)
+
+
+def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
+    """Return the limiter that all workers share; for a person it knows a keyed hash and no address."""
+    rules = LimitRules(
+        limits={name: spec.limits for name, spec in app.specs.items()},
+        lease=lambda each: lease(app.specs[each.order.command.service].operations[each.order.command.kind]),
+        recipient_key=lambda each: app.ledger.vault.hash(each.order.command.recipient).hex()[:32],
+        asked=lambda settlement: settlement.retry_after,
+        processes=app.settings.entrega_workers,
+    )
+    return SharedLimiter(redis, rules)
 
 
 def shared_memory(settings: Settings) -> Redis | None:

@@ -31,6 +31,7 @@ from config.settings import Settings, load_settings
 from ingress.system import Plan, System
 from ledger.database import transaction
 from sandbox.children import Child
+from sandbox.forms import write_forms
 from sandbox.standins import controls
 from tasks.app import Entrega
 from worker.breaker import BreakerGate
@@ -225,11 +226,13 @@ def data_folder():
 
 @pytest.fixture(scope="module")
 def module_system(neutral_environment, data_folder, request):
-    """The module's system; a module that wants Flower says `FLOWER = True`."""
+    """The module's system; a module may say `FLOWER = True`, and `LIMITS` for other limits than none."""
     settings = load_settings({"entrega_env": "sandbox", "entrega_data": data_folder, "entrega_port": 0})
     plan = Plan(settings, sandbox=True, flower=getattr(request.module, "FLOWER", False))
     system = System(plan, lambda _: None)
     system.variables |= {"ENTREGA_ENV": "sandbox", "CRM_TIMEOUT": str(CALL_DEADLINE_S)}
+    write_forms(data_folder / "forms", getattr(request.module, "LIMITS", None))
+    system.variables["ENTREGA_INTEGRATIONS"] = str(data_folder / "forms")
     try:
         system.start()
         with _running(system) as running:

@@ -66,8 +66,9 @@ def test_case_3_a_hundred_leads_above_the_limit_wait_as_asked_and_all_arrive_onc
     turned_away = [found for found in map(running.find, ids) if statuses(found)[0] == 429]
     waits = [found.timeline[0].wait_s for found in turned_away]
     assert made["201"] == 100
-    # The 51st request of the window is the first one refused; a health probe may have been one of the fifty.
-    assert 50 <= len(turned_away) <= 51
+    # The 51st request of the window is refused, and the whole account then keeps still as long as the CRM asked: only
+    # calls that were under way at that moment can be refused as well (the worker has 16 threads).
+    assert 1 <= len(turned_away) <= 16
     assert made.keys() == {"201", "429"}
     assert all(1 <= each <= 11 for each in waits), "not what Retry-After asked for"
     effects = running.effects("crm")

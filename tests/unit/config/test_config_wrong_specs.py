@@ -65,7 +65,12 @@ def _refusal(file: Path) -> SpecError:
             "errors: {",
             "longest_s must be at least first_s",
         ),
-        ('worker_ceiling: "10000/s"', 'worker_ceiling: "20/s"', "worker_ceiling", "at least 10 times the limit of 5/s"),
+        (
+            "limits:\n  on_excess:",
+            "limits:\n  per_second: 5000\n  on_excess:",
+            "worker_ceiling",
+            "at least 10 times the limit of 5000/s",
+        ),
         ('production: "${CRM_API_URL}"', "production: http://127.0.0.1", "base_urls:", "for the sandbox only"),
         ('production: "${CRM_API_URL}"', "production: ftp://crm.example", "production:", "wanted https://, smtp://"),
         ('  production: "${CRM_API_URL}"', "", "base_urls:", "no base URL for production"),

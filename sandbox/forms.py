@@ -1,0 +1,22 @@
+"""Copies of the shipped forms with other limits, for tests and benchmarks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+import config.integrations
+
+
+def write_forms(folder: Path, limits: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    """Write the forms into a folder, for ENTREGA_INTEGRATIONS.
+
+    Args:
+        limits: By service, as in a form, e.g. {"crm": {"per_second": 5}}; a service that is not named has none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for form in Path(str(config.integrations.__file__)).parent.glob("*.yaml"):
+        spec = yaml.safe_load(form.read_text(encoding="utf-8"))
+        own = (limits or {}).get(spec["name"], {})
+        spec["limits"] = {**own, "on_excess": spec["limits"]["on_excess"]}
+        (folder / form.name).write_text(yaml.safe_dump(spec, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,343 @@
+"""The shared limiter on a real Valkey: the same answers as the model, for all workers together, and without Redis."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from bisect import bisect_left
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from structlog.testing import capture_logs
+
+from config.spec_sections import Excess, Limits, Window
+from delivery.commands import CreateLead
+from delivery.ids import new_id
+from delivery.limiter import LimitPlan, Refusal, Tuning
+from delivery.limiter_local import MemoryLimiter
+from delivery.outcomes import Deferred, Receipt, Succeeded
+from delivery.ports import Claimed, Order, Settlement
+from sandbox.valkey import ValkeyServer
+from worker.limits import LimitRules, SharedLimiter, _Ask, _Book, _End
+
+SECOND = 1_000_000
+TUNING = Tuning()
+EXCESS = Excess(signals=("429",), strategy="slow down", retry_after_cap=timedelta(seconds=90))
+LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
+names = count()
+
+
+def window(calls, seconds, burst=None):
+    return Window(calls=calls, every=timedelta(seconds=seconds), burst=burst)
+
+
+def limits(**values):
+    return Limits(on_excess=EXCESS, **values)
+
+
+def connect(url):
+    return Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
+
+
+def claimed(account, n=0):
+    return Claimed(Order(new_id(), account, LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)), "t", n, {}, 0)
+
+
+def gate(redis, asked=None, processes=4, recipient="r1", **values):
+    rules = LimitRules(
+        limits={"crm": limits(**values)},
+        lease=lambda _: timedelta(seconds=45),
+        recipient_key=lambda _: recipient,
+        asked=lambda _: asked,
+        processes=processes,
+    )
+    return SharedLimiter(redis, rules, rng=random.Random(7))
+
+
+def refused(delivery, code="rate_limited"):
+    return Settlement(delivery, Deferred(code, timedelta(seconds=1), "too many calls"))
+
+
+def succeeded(delivery):
+    return Settlement(delivery, Succeeded(Receipt("lead-1")), duration=timedelta(milliseconds=200))
+
+
+def most_in(times, span):
+    ordered = sorted(times)
+    return max((bisect_left(ordered, first + span) - n for n, first in enumerate(ordered)), default=0)
+
+
+@pytest.fixture
+def redis(redis_url):
+    client = connect(redis_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def account():
+    return f"crm:a{next(names)}"
+
+
+REFUSALS = {
+    "end": Refusal(),
+    "slow": Refusal(slows=True),
+    "freeze": Refusal(slows=True, freeze_us=2 * SECOND),
+    "stop_one": Refusal(recipient_us=3 * SECOND),
+}
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["ask"] * 12 + ["end", "slow", "freeze", "stop_one"]),
+        st.integers(0, 30),
+        st.integers(0, 2),
+        st.integers(0, 2 * SECOND),
+    ),
+    min_size=1,
+    max_size=80,
+)
+windows = st.sampled_from(
+    [
+        {"per_second": 3},
+        {"per_second": 5, "per_minute": 12, "concurrent": 4},
+        {"other": (window(4, 10, 6),), "per_recipient": (window(2, 3),)},
+        {"per_second": 4, "other": (window(9, 5),), "per_recipient": (window(1, 2, 3),)},
+        {"concurrent": 2},
+    ]
+)
+
+
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps, values=windows)
+def test_the_script_and_the_model_give_the_same_answers(redis, steps, values):
+    name = f"crm:m{next(names)}"
+    own = LimitPlan.of(limits(**values), TUNING)
+    clock = SimpleNamespace(now=1_790_000_000 * SECOND)
+    book, model = _Book(redis, TUNING, lambda: clock.now), MemoryLimiter(own, TUNING)
+    sides = SimpleNamespace(book=book, model=model, plan=own, account=name, clock=clock)
+
+    pairs = [_both(step, sides) for step in steps]
+
+    assert [each for each, _ in pairs] == [each for _, each in pairs]
+
+
+def _both(step, sides):
+    action, delivery, person, passed = step
+    sides.clock.now += passed
+    now, to = sides.clock.now, f"r{person}"
+    if action == "ask":
+        shared = sides.book.ask(_Ask(str(delivery), sides.account, to, 20 * SECOND), sides.plan, 0)
+        return shared, sides.model.ask(str(delivery), to, lease_us=20 * SECOND, now=now)
+    sides.book.end(_End(str(delivery), sides.account, to, 300_000), sides.plan, REFUSALS[action])
+    sides.model.release(str(delivery), 300_000)
+    sides.model.refused(to, REFUSALS[action], now)
+    return sides.book.status(sides.account, sides.plan).share, sides.model.status(sides.account, now).share
+
+
+def test_four_threads_stay_within_every_window_and_use_it(redis, account):
+    limiter = gate(redis, per_second=40, other=(window(90, 3),))
+    went, end = [], time.monotonic() + 4
+
+    def work():
+        while time.monotonic() < end:
+            delivery = claimed(account)
+            while (shut := limiter.closed(delivery)) is not None and time.monotonic() < end:
+                time.sleep(min(shut.wait.total_seconds(), 1))
+            if shut is None:
+                went.append(time.monotonic())
+
+    _together([threading.Thread(target=work) for _ in range(4)])
+
+    assert most_in(went, 0.99) <= 40
+    assert most_in(went, 2.99) <= 90
+    assert len(went) >= 110
+
+
+def _together(threads):
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+FOUR_PROCESSES = """
+import json, sys, time
+from multiprocessing import get_context
+sys.path[:0] = {paths!r}
+from test_limits_redis import claimed, connect, gate
+
+def work(_):
+    limiter, went, end = gate(connect({url!r}), per_second=30, per_day=100000), [], time.monotonic() + 3
+    while time.monotonic() < end:
+        delivery = claimed({account!r})
+        while (shut := limiter.closed(delivery)) is not None:
+            time.sleep(min(shut.wait.total_seconds(), 1))
+        went.append(time.monotonic())
+    return went
+
+with get_context("fork").Pool(4) as pool:
+    print(json.dumps(sum(pool.map(work, range(4), chunksize=1), [])))
+"""
+
+
+def test_four_processes_together_stay_within_the_window(redis_url, redis, account, pytestconfig):
+    root = pytestconfig.rootpath
+    paths = [str(root), str(root / "tests" / "integration" / "worker")]
+    program = FOUR_PROCESSES.format(paths=paths, url=redis_url, account=account)
+
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
+    let_go = [int(each) for each in redis.lrange(f"entrega:limit:{{{account}}}:calls", 0, -1)]
+
+    assert len(let_go) == len(json.loads(ran.stdout))
+    assert most_in(let_go, SECOND) <= 30
+    assert len(let_go) >= 80
+
+
+def test_a_deferred_delivery_goes_at_the_wait_it_was_told(redis, account):
+    limiter = gate(redis, other=(window(1, 0.5),))
+    first, second = claimed(account), claimed(account)
+
+    went, shut = limiter.closed(first), limiter.closed(second)
+    time.sleep(shut.wait.total_seconds())
+
+    assert went is None
+    assert (shut.code, shut.burned, shut.parked) == ("limited", False, False)
+    assert shut.reason == "the limit of 1 in 0.5 s for the account is used up"
+    assert limiter.closed(second) is None
+
+
+def test_beyond_the_horizon_nothing_is_reserved_and_the_crowd_is_spread(redis, account):
+    limiter = gate(redis, per_hour=1)
+    limiter.closed(claimed(account))
+
+    waits = {limiter.closed(claimed(account)).wait for _ in range(20)}
+
+    assert len(waits) == 20
+    assert min(waits) >= TUNING.horizon
+    assert redis.exists(f"entrega:limit:{{{account}}}:queue") == 0
+
+
+def test_every_key_expires_and_none_names_a_person(redis, account):
+    limiter = gate(
+        redis,
+        timedelta(seconds=3),
+        per_second=1,
+        concurrent=9,
+        per_recipient=(window(1, 6, 1),),
+        other=(window(2, 9, 2),),
+    )
+    deliveries = [claimed(account) for _ in range(4)]
+    for each in deliveries:
+        limiter.closed(each)
+    limiter.ended(refused(deliveries[1]))
+    limiter.ended(refused(deliveries[1], "pair_limited"))
+
+    keys = redis.keys("*")
+
+    assert len(keys) >= 5
+    assert [redis.pttl(each) for each in keys if redis.pttl(each) <= 0] == []
+    assert all(each.startswith(f"entrega:limit:{{{account}}}:".encode()) for each in keys)
+
+
+def test_a_refusal_cuts_the_share_and_retry_after_stops_the_account(redis, account):
+    limiter = gate(redis, timedelta(hours=9), per_second=80)
+    delivery = claimed(account)
+    limiter.closed(delivery)
+
+    limiter.ended(refused(delivery))
+    status = limiter.status(account)
+
+    assert status.share == pytest.approx(0.9, abs=0.01)
+    assert timedelta(seconds=88) < status.frozen_for <= timedelta(seconds=90)
+    assert limiter.closed(claimed(account)).reason == "the provider asked the whole account to wait"
+
+
+def test_a_pair_refusal_stops_that_recipient_only(redis, account):
+    limiter = gate(redis, per_recipient=(window(1, 6, 45),))
+    delivery = claimed(account)
+    limiter.closed(delivery)
+
+    limiter.ended(refused(delivery, "pair_limited"))
+
+    assert limiter.closed(claimed(account)).wait >= timedelta(seconds=5.9)
+    assert gate(redis, recipient="r2", per_recipient=(window(1, 6, 45),)).closed(claimed(account)) is None
+    assert limiter.status(account).share == 1
+
+
+def test_the_status_counts_calls_reservations_and_places_in_flight(redis, account):
+    limiter = gate(redis, per_second=2, per_day=100, concurrent=3)
+    deliveries = [claimed(account) for _ in range(4)]
+    for each in deliveries:
+        limiter.closed(each)
+
+    limiter.ended(succeeded(deliveries[0]))
+    status = limiter.status(account)
+
+    assert [(each.window, each.used, each.allowed) for each in status.windows] == [
+        ("2 in 1 s", 2, 2),
+        ("100 in 86400 s", 2, 100),
+    ]
+    assert (status.in_flight, status.waiting, status.shared) == (1, 2, True)
+
+
+def test_a_wiped_script_cache_and_wiped_data_are_no_error(redis, account):
+    limiter = gate(redis, per_second=5)
+    limiter.closed(claimed(account))
+
+    redis.script_flush()
+    redis.flushall()
+
+    assert limiter.closed(claimed(account)) is None
+
+
+def test_without_redis_a_stated_share_holds_and_redis_takes_over_again(tmp_path):
+    server = ValkeyServer(tmp_path)
+    client = connect(server.start())
+    limiter = gate(client, per_second=20, processes=4)
+    try:
+        with capture_logs() as logs:
+            before = limiter.closed(claimed("crm:x"))
+            server.kill()
+            alone = _count(limiter, 4)
+            away = limiter.status("crm:x").shared
+            server.start()
+            _count(limiter, 2.5)
+            back = limiter.status("crm:x")
+    finally:
+        client.close()
+        server.stop()
+
+    assert before is None
+    assert 10 <= alone <= 16
+    assert away is False
+    assert back.shared is True
+    assert [each["event"] for each in logs] == ["limiter_local", "limiter_shared"]
+
+
+def _count(limiter, seconds):
+    end, went = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        delivery = claimed("crm:x")
+        while (shut := limiter.closed(delivery)) is not None and time.monotonic() < end:
+            time.sleep(min(shut.wait.total_seconds(), 0.2))
+        went += shut is None
+    return went
+
+
+def test_what_was_sent_alone_is_counted_when_redis_is_back(redis, account):
+    limiter = gate(redis, per_second=20, per_day=50)
+    limiter._local.owe(account, 30)
+
+    limiter.closed(claimed(account))
+
+    assert limiter.status(account).windows[1].used == 30

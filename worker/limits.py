@@ -1,0 +1,267 @@
+"""The gate that keeps every account within its limits, for all workers together: one Redis round trip for each call.
+
+It owns the keys `entrega:limit:{account}:...`, the change to a local share while Redis is away, and the reading of both
+for an operator. It refuses to wait: a delivery that must wait is told for how long. Redis holds numbers, delivery ids
+and keyed hashes. A wiped Redis forgets the calls of the spans under way: see docs/adr/0009.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar, get_args
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from config.spec_sections import Limits
+from delivery.limiter import (
+    GO,
+    Cause,
+    LimitPlan,
+    LimitStatus,
+    Pace,
+    Refusal,
+    Span,
+    Tuning,
+    Turn,
+    WindowStatus,
+    microseconds,
+)
+from delivery.outcomes import Deferred
+from delivery.ports import Claimed, Settlement
+from worker.limit_fallback import LocalShare
+from worker.limit_scripts import ASK, END
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class LimitRules:
+    """What the limiter needs to know besides Redis.
+
+    Attributes:
+        limits: One for each service, e.g. {"crm": ...}.
+        lease: How long a call of this delivery can last, the margin of its claim included (`judging.lease`): after
+            that a killed worker's place in flight is free again.
+        recipient_key: A keyed hash of the recipient; never the recipient.
+        asked: The provider's own Retry-After at the end of an attempt, None when it said nothing.
+        processes: Worker processes that share an account's limits while Redis is away.
+    """
+
+    limits: Mapping[str, Limits]
+    lease: Callable[[Claimed], timedelta]
+    recipient_key: Callable[[Claimed], str]
+    asked: Callable[[Settlement], timedelta | None]
+    processes: int
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+class SharedLimiter:
+    """Lets calls go within the limits of their account and recipient; implements `delivery.ports.Gate`.
+
+    Should be the last gate: a place that was granted is not given back when a later gate closes.
+
+    Args:
+        redis: With time-outs of about a second and no retries of its own; None works with the local share for good.
+        rules: Limits and how to ask about deliveries.
+        rng: Spreads deliveries that lie beyond the horizon; tests pass a seeded one.
+        monotonic: This process's clock in seconds, for the local share.
+        instant_us: Instants for the scripts; the server's own clock when left out, as it must be but in tests.
+    """
+
+    def __init__(
+        self,
+        redis: Redis | None,
+        rules: LimitRules,
+        *,
+        rng: random.Random | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        instant_us: Callable[[], int] | None = None,
+    ) -> None:
+        self._rules = rules
+        self._rng = rng or random.SystemRandom()
+        self._plans = {service: LimitPlan.of(each, rules.tuning) for service, each in rules.limits.items()}
+        self._local = LocalShare(self._plans, rules.processes, rules.tuning, monotonic)
+        self._book = _Book(redis, rules.tuning, instant_us or (lambda: 0)) if redis is not None else None
+
+    def closed(self, claimed: Claimed) -> Deferred | None:
+        """Return None when the call may go now, else a wait that ends at its reserved slot."""
+        plan, recipient = self._plan(claimed), self._rules.recipient_key(claimed)
+        ask = _Ask(str(claimed.order.delivery_id), claimed.order.account, recipient, self._lease_us(claimed))
+        turn = self._through_redis(lambda book: self._ask(book, ask, plan))
+        turn = turn or self._local.ask(
+            ask.delivery, ask.account, recipient, service=_service(claimed), lease_us=ask.lease_us
+        )
+        if turn.wait_us is None:
+            return None
+        wait = timedelta(microseconds=turn.wait_us)
+        if not turn.reserved:
+            wait = self._rules.tuning.horizon * self._rng.uniform(1.0, 2.0)
+        return Deferred("limited", wait, turn.why(plan), burned=False)
+
+    def ended(self, settlement: Settlement) -> None:
+        """Free the place in flight; slow the account or stop the recipient when the provider said "too many calls"."""
+        claimed, plan = settlement.claimed, self._plan(settlement.claimed)
+        refusal = self._refusal(settlement)
+        recipient = self._rules.recipient_key(claimed)
+        end = _End(str(claimed.order.delivery_id), claimed.order.account, recipient, microseconds(settlement.duration))
+        self._local.end(end.delivery, end.account, recipient, took_us=end.took_us, refusal=refusal)
+        if plan.concurrent or refusal.matters:
+            self._through_redis(lambda book: book.end(end, plan, refusal))
+
+    def status(self, account: str) -> LimitStatus:
+        """Read how an account stands, without changing anything.
+
+        Args:
+            account: Its full name, e.g. "crm:default".
+
+        Raises:
+            KeyError: No spec is known for the account's service.
+        """
+        plan = self._plans[account.partition(":")[0]]
+        return self._through_redis(lambda book: book.status(account, plan)) or self._local.status(account, plan)
+
+    def _ask(self, book: "_Book", ask: "_Ask", plan: LimitPlan) -> Turn:
+        # Calls that this process let go alone are added to the shared count with its first question afterwards.
+        owed = self._local.take_owed(ask.account)
+        try:
+            return book.ask(ask, plan, owed)
+        except (RedisError, OSError):
+            self._local.owe(ask.account, owed)
+            raise
+
+    def _through_redis(self, call: Callable[["_Book"], _T]) -> _T | None:
+        if self._book is None or not self._local.may_try_redis():
+            return None
+        try:
+            answer = call(self._book)
+        except (RedisError, OSError) as err:
+            self._local.redis_failed(err)
+            return None
+        self._local.redis_answered()
+        return answer
+
+    def _refusal(self, settlement: Settlement) -> Refusal:
+        code, limits = settlement.outcome.code, self._rules.limits[_service(settlement.claimed)]
+        if code not in {"rate_limited", "pair_limited"}:
+            return Refusal()
+        asked = self._rules.asked(settlement)
+        freeze = max(timedelta(), min(asked, limits.on_excess.retry_after_cap)) if asked else timedelta()
+        if code == "rate_limited":
+            return Refusal(slows=True, freeze_us=microseconds(freeze))
+        # Without a word from the provider one window of the recipient is the least that makes room again.
+        least = max((each.every for each in limits.per_recipient), default=timedelta(seconds=1))
+        return Refusal(recipient_us=microseconds(freeze if asked else least))
+
+    def _plan(self, claimed: Claimed) -> LimitPlan:
+        return self._plans[_service(claimed)]
+
+    def _lease_us(self, claimed: Claimed) -> int:
+        return microseconds(self._rules.lease(claimed))
+
+
+def _service(claimed: Claimed) -> str:
+    return claimed.order.command.service
+
+
+@dataclass(frozen=True)
+class _Ask:
+    delivery: str
+    account: str
+    recipient: str
+    lease_us: int
+
+
+@dataclass(frozen=True)
+class _End:
+    delivery: str
+    account: str
+    recipient: str
+    took_us: int
+
+
+class _Book:
+    """The limiter's keys in Redis: asking, ending and reading. Raises what the client raises."""
+
+    def __init__(self, redis: Redis, tuning: Tuning, instant_us: Callable[[], int]) -> None:
+        self._redis = redis
+        self._tuning = tuning
+        self._instant_us = instant_us
+        # A registered script travels as its hash, and as a whole only to a server that does not know it.
+        self._ask = redis.register_script(ASK)
+        self._end = redis.register_script(END)
+
+    def ask(self, ask: _Ask, plan: LimitPlan, owed: int) -> Turn:
+        """Let the call go or reserve its slot."""
+        tuning = self._tuning
+        times = [microseconds(each) for each in (tuning.horizon, tuning.grace, tuning.kept_free, tuning.first_hold)]
+        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, tuning.growth]
+        arguments: list[str | int | float] = [
+            self._instant_us(),
+            ask.delivery,
+            *numbers,
+            *_flat(plan.account),
+            *_flat(plan.recipient),
+        ]
+        wait_us, reserved, cause, index = self._ask(keys=_keys(ask.account, ask.recipient), args=arguments)
+        if wait_us < 0:
+            return GO
+        return Turn(wait_us, bool(reserved), _CAUSES[cause if isinstance(cause, bytes) else cause.encode()], index)
+
+    def end(self, end: _End, plan: LimitPlan, refusal: Refusal) -> bool:
+        """Free the place in flight and keep what the provider said."""
+        tuning = self._tuning
+        said = [int(refusal.slows), refusal.freeze_us, -1 if refusal.recipient_us is None else refusal.recipient_us]
+        times = [microseconds(each) for each in (tuning.first_hold, tuning.horizon)]
+        numbers = [end.took_us, plan.concurrent or 0, *said, *times, tuning.first_cut, tuning.cut, tuning.least]
+        numbers += [microseconds(tuning.cut_every), microseconds(tuning.cut_memory), tuning.growth]
+        arguments: list[str | int | float] = [
+            self._instant_us(),
+            end.delivery,
+            *numbers,
+            *_flat(plan.account),
+            *_flat(plan.recipient),
+        ]
+        return bool(self._end(keys=_keys(end.account, end.recipient), args=arguments))
+
+    def status(self, account: str, plan: LimitPlan) -> LimitStatus:
+        """Read an account's keys."""
+        state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
+        seconds, micros = self._redis.time()
+        now = self._instant_us() or seconds * 1_000_000 + micros
+        with self._redis.pipeline() as batch:
+            batch.hgetall(state_key)
+            batch.lrange(calls_key, 0, -1)
+            batch.zcard(queue_key)
+            batch.zcount(leases_key, now, "+inf")
+            kept, calls, waiting, flying = batch.execute()
+        state = {_text(name): float(value) for name, value in kept.items()}
+        pace = Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
+        times = [int(each) for each in calls]
+        full = [int(state.get(f"full{place}", 0)) for place in range(1, len(plan.account) + 1)]
+        windows = tuple(WindowStatus.of(span, times, last, now) for span, last in zip(plan.account, full, strict=True))
+        frozen_for = timedelta(microseconds=max(0, pace.at_us - now))
+        return LimitStatus(account, windows, pace.share_at(now), frozen_for, flying, plan.concurrent, waiting)
+
+
+def _keys(account: str, recipient: str) -> list[str]:
+    base = f"entrega:limit:{{{account}}}"
+    person = f"{base}:to:{recipient}"
+    of_account = [f"{base}:state", f"{base}:calls", f"{base}:queue", f"{base}:leases"]
+    return [*of_account, f"{person}:state", f"{person}:calls", f"{person}:queue"]
+
+
+def _flat(spans: Sequence[Span]) -> list[int]:
+    numbers = [len(spans)]
+    for each in spans:
+        numbers += [each.calls, each.plan_us, each.leeway_us, each.burst or 0]
+    return numbers
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+_CAUSES: Mapping[bytes, Cause] = {each.encode(): each for each in get_args(Cause)}
