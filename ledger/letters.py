@@ -85,9 +85,12 @@ _REPLAY = text(f"""
 """)  # noqa: S608 - as above
 
 _CANCEL = text("""
-    WITH canceled AS (
+    WITH picked AS (
+      SELECT id FROM deliveries WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('dead', 'held')
+      ORDER BY id FOR UPDATE
+    ), canceled AS (
       UPDATE deliveries d SET state = 'canceled', code = :code, reason = :reason, settled_at = now()
-      WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held')
+      FROM picked p WHERE d.id = p.id AND d.state IN ('dead', 'held')
       RETURNING d.id
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, :code, id, :reason FROM canceled
@@ -317,5 +320,5 @@ def replay_in(
 
 
 def _cancel(connection: Connection, ids: Collection[UUID], *, actor: str, code: str, reason: str) -> set[UUID]:
-    values = {"ids": sorted(ids), "actor": actor, "code": code, "reason": reason}
+    values = {"ids": list(ids), "actor": actor, "code": code, "reason": reason}
     return set(connection.execute(_CANCEL, values).scalars())

@@ -19,6 +19,8 @@ from ledger.letters import MATCHING, LetterFilter, Replayed, Signed, replay_in
 
 # Of fewer a share says little.
 _ENOUGH_ENDED = 10
+# Rows put back in one transaction: about a second, far from the statement time-out.
+_AT_ONCE = 5000
 
 _COUNT = text(f"SELECT count(*) FROM deliveries d WHERE {MATCHING}")  # noqa: S608 - constants; values are parameters
 # Rows that another operator is just working on are theirs.
@@ -29,9 +31,7 @@ _START = text("""
     INSERT INTO replays (id, actor, reason, filter, pace, threshold, threshold_unit, total)
     VALUES (:id, :actor, :reason, CAST(:filter AS jsonb), :pace, :threshold, :unit, :total)
 """)
-# One statement, and each row's lock is taken first: of two sweeps one stops a replay. A row under way at the stop is
-# put back by a later watch, when its attempt ended without success. What a lost lease left is not: its receipt may
-# still come, and a dead letter would refuse it.
+# The replay's own row decides which of two sweeps stops it.
 _STOP = text("""
     WITH standing AS (
       SELECT r.id, r.threshold, r.threshold_unit,
@@ -53,20 +53,28 @@ _STOP = text("""
     FROM judged j WHERE r.id = j.id AND r.stopped_at IS NULL AND (j.open = 0 OR j.failing)
     RETURNING r.id, r.stop_reason
 """)
+# Again at every watch: what was under way at the stop, or just being claimed, follows when its attempt ended without
+# success. What a lost lease left does not: its receipt may still come, and a dead letter would refuse it.
 _PUT_BACK = text("""
-    WITH back AS (
-      UPDATE deliveries d SET state = 'dead', settled_at = now(), hinted_at = NULL, replay = NULL
-      FROM replays r
-      WHERE d.replay = r.id AND r.stop_reason <> 'done' AND r.stopped_at > now() - interval '1 day'
+    WITH rest AS (
+      SELECT d.id, r.id AS replay
+      FROM deliveries d JOIN replays r ON d.replay = r.id
+      WHERE r.stop_reason <> 'done' AND r.stopped_at > now() - interval '1 day'
         AND (d.state IN ('ready', 'waiting') AND coalesce((d.tries ->> 'lease_lost')::int, 0) = 0
              OR d.state = 'uncertain' AND d.code = 'unconfirmed')
-      RETURNING d.id, r.id AS replay
+      LIMIT :most FOR UPDATE OF d SKIP LOCKED
+    ), back AS (
+      UPDATE deliveries d SET state = 'dead', settled_at = now(), hinted_at = NULL, replay = NULL
+      FROM rest WHERE d.id = rest.id AND d.replay = rest.replay
+      RETURNING d.id, rest.replay
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id, reason)
       SELECT 'sweep', 'put_back', id, 'its replay ' || replay || ' was stopped' FROM back
+    ), counted AS (
+      UPDATE replays r SET put_back = r.put_back + b.n
+      FROM (SELECT replay, count(*) AS n FROM back GROUP BY replay) b WHERE r.id = b.replay
     )
-    UPDATE replays r SET put_back = r.put_back + b.n
-    FROM (SELECT replay, count(*) AS n FROM back GROUP BY replay) b WHERE r.id = b.replay
+    SELECT count(*) FROM back
 """)
 _LIST = text("""
     SELECT r.*, count(d.id) FILTER (WHERE d.state = 'succeeded') AS succeeded,
@@ -168,7 +176,8 @@ class Replays:
         """Stop replays of which too many died again, put what they left back, and end those that are through."""
         with transaction(self.engine) as connection:
             rows = connection.execute(_STOP, {"enough": _ENOUGH_ENDED}).all()
-            connection.execute(_PUT_BACK)
+        while self._put_back() == _AT_ONCE:
+            pass
         return [Stopped(row.id, row.stop_reason) for row in rows]
 
     def recent(self, *, most: int = 20) -> list[BulkReplay]:
@@ -176,3 +185,7 @@ class Replays:
         with transaction(self.engine) as connection:
             rows = connection.execute(_LIST, {"most": most}).mappings()
             return [BulkReplay(**row) for row in rows]
+
+    def _put_back(self) -> int:
+        with transaction(self.engine) as connection:
+            return connection.scalar(_PUT_BACK, {"most": _AT_ONCE}) or 0
