@@ -6,21 +6,22 @@ Exit codes: 0 done · 1 what was asked about is not well (verify, doctor, demo, 
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ingress.breakers import breakers
+from ingress.dead_letters import dead_letters
+from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
+from ingress.shell import fail as _fail
+from ingress.shell import mapping as _mapping
+from ingress.shell import opened_app as _app
+from ingress.shell import print_json as _print_json
+from ingress.shell import typed_body as _body
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
-
-NOT_WELL, WRONG_USE, AWAY, REFUSED = 1, 2, 3, 4
-_OPERATOR = "operator"
 
 cli = typer.Typer(
     name="entrega",
@@ -29,16 +30,8 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dead_letters = typer.Typer(help="Deliveries that only a person can move on.", no_args_is_help=True)
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Id = Annotated[UUID, typer.Argument(help="The delivery's id.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the audit trail.")]
-Kind = Annotated[str | None, typer.Option(help="Only this kind, e.g. create_lead.")]
-Account = Annotated[str | None, typer.Option(help="Only this account, e.g. crm:default.")]
-Most = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")]
 
 
 @cli.command()
@@ -114,9 +107,7 @@ def deliveries(
     state: Annotated[list[str] | None, typer.Option(help="Only this state; may be given several times.")] = None,
     kind: Kind = None,
     account: Account = None,
-    before: Annotated[
-        UUID | None, typer.Option(help="Only older than this id: the last one of the page before.")
-    ] = None,
+    before: Before = None,
     most: Most = 20,
     as_json: Json = False,
 ) -> None:
@@ -132,40 +123,6 @@ def deliveries(
         _fail(f"There is no state {unknown[0]!r}; use one of: {', '.join(STATES)}", WRONG_USE)
     found = _app().archive.search(states=tuple(state or ()), kind=kind, account=account, before=before, most=most)
     _print_json([asdict(each) for each in found]) if as_json else show_deliveries(found)
-
-
-@dead_letters.command("list")
-def list_dead(kind: Kind = None, account: Account = None, most: Most = 20, as_json: Json = False) -> None:
-    """List the dead letters and held deliveries, newest first.
-
-    Example: entrega dead-letters list --account crm:default
-    """
-    from ingress.printing import show_deliveries
-
-    found = _app().archive.search(states=("dead", "held"), kind=kind, account=account, most=most)
-    _print_json([asdict(each) for each in found]) if as_json else show_deliveries(found, reasons=True)
-
-
-@dead_letters.command("replay")
-def replay_dead(
-    delivery_ids: Annotated[list[UUID], typer.Argument(help="Which ones.")], reason: Reason, as_json: Json = False
-) -> None:
-    """Try dead letters again, with fresh budgets.
-
-    Example: entrega dead-letters replay 0193e0a0-0000-7000-8000-000000000000 --reason "field corrected in the CRM"
-    """
-    from ingress.printing import say
-
-    app = _app()
-    hints = _desk(app).replay(delivery_ids, reason=reason)
-    app.hints.send(hints)
-    replayed = [str(each.id) for each in hints]
-    left = [str(each) for each in delivery_ids if str(each) not in replayed]
-    if as_json:
-        _print_json({"replayed": replayed, "not_replayed": left})
-    else:
-        say(f"{len(replayed)} replayed." + (f" Neither dead nor held, left alone: {', '.join(left)}" if left else ""))
-    raise typer.Exit(REFUSED if left else 0)
 
 
 @cli.command()
@@ -279,72 +236,14 @@ def _issues(err: Any) -> str:
     return f"{err.kind!r} was refused, nothing was written:\n{lines}"
 
 
-def _app() -> "Entrega":
-    from tasks import app
-    from worker.logs import configure_logging
-
-    configure_logging(app.settings.entrega_log, "WARNING")
-    return app
-
-
 def _desk(app: "Entrega") -> Any:
+    from config.operator import operator_name
     from ledger.operating import Desk
 
-    return Desk(app.database, actor=_OPERATOR)
+    return Desk(app.database, actor=operator_name())
 
 
 def _known(app: "Entrega", account: str) -> str:
     if account not in app.intake.accounts:
         _fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
     return account
-
-
-def _body(words: list[str]) -> dict[str, Any]:
-    if len(words) == 1 and words[0] == "-":
-        return _parsed(sys.stdin.read(), "standard input")
-    if len(words) == 1 and words[0].startswith("@"):
-        return _parsed(_file_text(Path(words[0][1:])), words[0][1:])
-    if len(words) == 1 and words[0].lstrip().startswith("{"):
-        return _parsed(words[0], "the argument")
-    pairs = [each.partition("=") for each in words]
-    if not all(equals and name for name, equals, _ in pairs):
-        _fail("Give the body as JSON, as @file, as - for standard input, or as field=value pairs.", WRONG_USE)
-    # A list or an object may stand as JSON behind its name: tags=["vip"]
-    return {name: _parsed_value(value) if value[:1] in ("[", "{") else value for name, _, value in pairs}
-
-
-def _parsed_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _file_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        _fail(f"{file} cannot be read: {type(err).__name__}. Give a UTF-8 file that holds one JSON object.", WRONG_USE)
-
-
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as err:
-        _fail(f"The body in {where} is not JSON: {getattr(err, 'msg', 'unreadable')}.", WRONG_USE)
-    if not isinstance(found, dict):
-        _fail(f"The body in {where} must be one JSON object.", WRONG_USE)
-    return found
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    sys.exit(code)

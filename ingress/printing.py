@@ -1,5 +1,6 @@
 """How the command line looks to a person: tables and sentences. Only masked values ever get here."""
 
+import json
 import os
 import shutil
 import sys
@@ -12,10 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from delivery.intake import Answer
+from delivery.redaction import JsonLike
 from ledger.reading import Attempt, Delivery, Verdict
 
 if TYPE_CHECKING:
     from ingress.doctor import Finding
+    from ledger.letters import Action, Pile
+    from ledger.replays import BulkReplay
 
 _COLOURS = {
     "succeeded": "green", "ready": "cyan", "attempting": "cyan", "waiting": "yellow", "uncertain": "magenta",
@@ -77,6 +81,8 @@ def _facts(found: Delivery) -> Iterable[tuple[str, Text | str]]:
         yield "gives up", _instant(found.expires_at)
     if found.settled_at:
         yield "settled", _instant(found.settled_at)
+    if found.replay_of:
+        yield "takes the place of", str(found.replay_of)
 
 
 def timeline_table(timeline: Sequence[Attempt]) -> Table:
@@ -143,6 +149,56 @@ def show_findings(findings: Sequence["Finding"]) -> None:
     for each in findings:
         mark = Text("ok", style="green") if each.well else Text("not well", style="red")
         table.add_row(mark, each.part, Text(each.note))
+    console().print(table)
+
+
+def show_payload(payload: JsonLike, closed: str | None) -> None:
+    """Print a masked payload, or why there is none."""
+    if not isinstance(payload, dict):
+        say(f"payload: none, because {closed}.")
+        return
+    table = Table("field", "masked value", box=None, header_style="dim")
+    for name, value in payload.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        table.add_row(Text(name), Text(shown))
+    console().print(table)
+
+
+def show_history(actions: Sequence["Action"]) -> None:
+    """Print a delivery's audit trail."""
+    table = Table("when", "who", "did", "why", box=None, header_style="dim")
+    for each in actions:
+        table.add_row(_instant(each.at), Text(each.actor), Text(each.action), Text(each.reason or ""))
+    console().print(table)
+
+
+def show_piles(piles: Sequence["Pile"]) -> None:
+    """Print how many dead letters each account has for each code."""
+    if not piles:
+        say("None.")
+        return
+    table = Table("account", "code", "letters", "oldest", box=None, header_style="dim")
+    for each in piles:
+        table.add_row(each.account, Text(each.code or ""), str(each.count), _instant(each.oldest_at))
+    console().print(table)
+
+
+def show_replays(found: Sequence["BulkReplay"]) -> None:
+    """Print bulk replays and how they stand."""
+    if not found:
+        say("None.")
+        return
+    table = Table(
+        "replay", "by", "started", "all", "succeeded", "dead again", "open", "put back", "how", "why",
+        box=None, header_style="dim",
+    )  # fmt: skip
+    table.columns[0].no_wrap = True
+    for each in found:
+        counts = (each.total, each.succeeded, each.dead_again, each.open, each.put_back)
+        how = Text(each.stop_reason or "runs")
+        table.add_row(
+            str(each.id), Text(each.actor), _instant(each.started_at), *map(str, counts), how, Text(each.reason)
+        )
     console().print(table)
 
 

@@ -5,6 +5,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -75,6 +76,7 @@ deliveries = Table(
     Column("code", Text, comment="stable word for the last outcome"),
     Column("reason", Text),
     Column("replay_of", UUID(as_uuid=True)),
+    Column("replay", UUID(as_uuid=True), comment="the bulk replay it belongs to"),
     CheckConstraint("state in ('" + "','".join(STATES) + "')", name="state"),
     CheckConstraint("(state = 'attempting') = (lease_until is not null)", name="lease"),
     # Every transition rewrites a row; free room on the page keeps the update on it (HOT) and the indexes small.
@@ -98,6 +100,7 @@ Index(
     postgresql_where=text("state in ('dead', 'held')"),
 )
 Index("ix_deliveries_person", deliveries.c.person)
+Index("ix_deliveries_replay", deliveries.c.replay, postgresql_where=text("replay is not null"))
 
 payloads = Table(
     "payloads",
@@ -176,6 +179,30 @@ inbound_events = Table(
 Index("ix_inbound_events_delivery_id", inbound_events.c.delivery_id)
 Index("ix_inbound_events_heard", inbound_events.c.account, inbound_events.c.at)
 Index("ix_inbound_events_waiting", inbound_events.c.id, postgresql_where=text("worked_at is null"))
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("filter", JSONB, nullable=False),
+    Column("pace", Double, comment="deliveries that become due in a second; null: all at once"),
+    Column(
+        "threshold",
+        Double,
+        nullable=False,
+        comment="stop above this share of those that ended, or this number of errors",
+    ),
+    Column("threshold_unit", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("put_back", Integer, nullable=False, server_default="0", comment="dead again, untried, after the stop"),
+    Column("started_at", _Instant, nullable=False, server_default=_now),
+    Column("stopped_at", _Instant),
+    Column("stop_reason", Text, comment="done, or why the rest was put back"),
+    CheckConstraint("threshold_unit in ('share', 'errors')", name="threshold_unit"),
+)
+Index("ix_replays_running", replays.c.started_at, postgresql_where=text("stopped_at is null"))
 
 ticks = Table(
     "ticks",

@@ -1,6 +1,5 @@
-"""What an operator may change. Every action leaves an audit row: who, what, when, why."""
+"""What an operator may change of accounts, each with an audit row. Dead letters stand in `ledger.letters`."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -11,22 +10,6 @@ from delivery.ports import Hint
 from ledger.database import transaction
 from ledger.models import PRIORITIES
 
-# A replay starts from fresh budgets and gets its whole time again; the timeline keeps what was tried before. What may
-# have arrived becomes uncertain again: it is looked up, and only then sent once more.
-_REPLAY = text("""
-    WITH replayed AS (
-      UPDATE deliveries d
-         SET state = CASE WHEN d.code = 'unconfirmed' THEN 'uncertain' ELSE 'ready' END,
-             hold_uncertain = 0, resent = 0, looked_at = NULL, tries = '{}', parks = 0,
-             next_at = now(), hinted_at = now(), settled_at = NULL,
-             expires_at = now() + (d.expires_at - d.created_at)
-      WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held')
-      RETURNING d.id, d.kind, d.priority
-    ), written AS (
-      INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, 'replayed', id, :reason FROM replayed
-    )
-    SELECT id, kind, priority FROM replayed
-""")
 _PAUSE = text("""
     WITH shut AS (
       INSERT INTO accounts (name, held_reason, held_at) VALUES (:account, :reason, now())
@@ -72,12 +55,6 @@ class Desk:
 
     engine: Engine
     actor: str
-
-    def replay(self, ids: Collection[UUID], *, reason: str) -> list[Hint]:
-        """Make dead or held deliveries ready again; others are left alone. Return those that changed."""
-        with transaction(self.engine) as connection:
-            values = {"ids": list(ids), "actor": self.actor, "reason": reason}
-            return [_hint(row) for row in connection.execute(_REPLAY, values)]
 
     def pause(self, account: str, *, reason: str) -> None:
         """Hold every delivery of an account from its next attempt on."""

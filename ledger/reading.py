@@ -69,6 +69,7 @@ class Delivery:
     next_at: datetime | None
     expires_at: datetime
     settled_at: datetime | None
+    replay_of: UUID | None
     timeline: tuple[Attempt, ...] = ()
 
 
@@ -111,7 +112,7 @@ class Archive:
             if row is None:
                 return None
             lines = select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.n)
-            return _delivery(row, tuple(_attempt(each) for each in connection.execute(lines)))
+            return delivery_of(row, tuple(_attempt(each) for each in connection.execute(lines)))
 
     def search(
         self,
@@ -138,7 +139,7 @@ class Archive:
         if before:
             query = query.where(deliveries.c.id < before)
         with transaction(self.engine) as connection:
-            return [_delivery(row) for row in connection.execute(query)]
+            return [delivery_of(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return how many deliveries there are for each (state, kind)."""
@@ -176,7 +177,8 @@ class Archive:
         return Verdict(accepted, states, {name: n for name, n in facts.items() if n})
 
 
-def _delivery(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
+def delivery_of(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
+    """Turn a row of `deliveries` into what a person may see."""
     return Delivery(
         id=row.id,
         kind=row.kind,
@@ -195,6 +197,7 @@ def _delivery(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
         next_at=row.next_at if row.state in OPEN_STATES else None,
         expires_at=row.expires_at,
         settled_at=row.settled_at,
+        replay_of=row.replay_of,
         timeline=timeline,
     )
 

@@ -49,14 +49,8 @@ class PostgresLedger:
             LedgerUnavailable: Postgres is away; nothing was written.
         """
         entries = [self._entry(each) for each in new]
-        firsts, repeats = _split_repeats(entries)
         with transaction(self.engine) as connection:
-            standing = self._keep_keys(connection, firsts)
-            fresh = [each for each in firsts if each.new.id not in standing]
-            opened = self._insert(connection, fresh) | standing
-        for repeat, (first, same_body) in repeats.items():
-            opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
-        return [opened[each.id] for each in new]
+            return self._open(connection, entries)
 
     def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim`. A payload that cannot be opened is dead at once.
@@ -112,6 +106,15 @@ class PostgresLedger:
         """See `delivery.ports.Ledger.drain`."""
         with transaction(self.engine) as connection:
             return _hints(connection.execute(sql.DRAIN, {"most": most}).all())
+
+    def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
+        firsts, repeats = _split_repeats(entries)
+        standing = self._keep_keys(connection, firsts)
+        fresh = [each for each in firsts if each.new.id not in standing]
+        opened = self._insert(connection, fresh) | standing
+        for repeat, (first, same_body) in repeats.items():
+            opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
+        return [opened[each.new.id] for each in entries]
 
     def _entry(self, new: NewDelivery) -> _Entry:
         content = _canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
@@ -181,11 +184,21 @@ class PostgresLedger:
         order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)
         return Claimed(order, row.producer, row.fence, row.tries, row.parks)
 
-    def _unseal(self, row: Row[Any]) -> Command:
+    def stored(self, row: Row[Any]) -> dict[str, Any]:
+        """Open the payload of a row that has `id`, `person`, `body` and `data_key`.
+
+        Raises:
+            Unreadable: It was erased, or sealed by a key that is gone.
+
+        Shape: {"content": {the command's fields}, "options": {...}}
+        """
         if row.body is None or row.data_key is None:
             raise Unreadable("the payload or its key was erased")
         data_key = self.vault.open_data_key(bytes(row.person), bytes(row.data_key))
-        stored = json.loads(unseal(data_key, bytes(row.body), payload_place(row.id)))
+        return dict(json.loads(unseal(data_key, bytes(row.body), payload_place(row.id))))
+
+    def _unseal(self, row: Row[Any]) -> Command:
+        stored = self.stored(row)
         return KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
 
     def _bury(self, rows: Sequence[Row[Any]]) -> None:

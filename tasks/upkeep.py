@@ -13,6 +13,7 @@ from config.timetable import TIMETABLE
 from delivery.confirming import Confirmer
 from delivery.errors import ProviderError
 from ledger.operating import Desk
+from ledger.replays import Replays
 from tasks.app import app
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class UpkeepTask(Task):
 
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
-    """Free expired leases, end what is overdue, and send lost hints again."""
+    """Free expired leases, end what is overdue, stop failing replays, and send lost hints again."""
     operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
     idempotent = [kind for kind, each in operations.items() if each.idempotent]
     retries = max(spec.rule("lease_lost").retries for spec in self.app.specs.values())
     swept = self.app.ledger.sweep(idempotent=idempotent, lease_retries=retries)
+    for each in Replays(self.app.database).watch():  # before hints are sent: what is stopped goes no further
+        _log.info("replay_ended", replay=str(each.id), reason=each.reason)
     waiting = self.app.hints.backlog()
     hinted = 0
     if waiting is not None and waiting < _ENOUGH_HINTS:

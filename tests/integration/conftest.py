@@ -7,6 +7,7 @@ from delivery.commands import CreateLead, SendEmail
 from delivery.ids import new_id
 from delivery.ports import NewDelivery
 from ledger.database import connect
+from ledger.letters import Letters
 from ledger.models import metadata
 from ledger.operating import Desk
 from ledger.reading import Archive
@@ -46,6 +47,11 @@ def archive(database):
 @pytest.fixture
 def desk(database):
     return Desk(database, actor="ana")
+
+
+@pytest.fixture
+def letters(ledger):
+    return Letters(ledger, actor="ana")
 
 
 @pytest.fixture

@@ -351,24 +351,24 @@ def test_two_drains_at_once_share_the_work(ledger):
     assert sorted(drained) == sorted(ids)
 
 
-def test_a_replay_starts_with_fresh_budgets_and_keeps_the_timeline(ledger, archive, desk, sql):
+def test_a_replay_starts_with_fresh_budgets_and_keeps_the_timeline(ledger, archive, letters, sql):
     (id_,) = opened(ledger, lead())
     (claimed,) = claim(ledger, id_)
     settle(ledger, claimed, Rejected("invalid", "no"))
 
-    replayed = desk.replay([id_], reason="corrigido no CRM")
+    replayed = letters.replay([id_], reason="corrigido no CRM")
 
     (again,) = claim(ledger, id_)
-    assert [each.id for each in replayed] == [id_]
+    assert replayed.ids == (id_,)
     assert (again.tries, again.parks, again.order.attempt) == ({}, 0, 2)
     assert len(archive.find(id_).timeline) == 2
     assert sql("SELECT actor, reason FROM audit WHERE action = 'replayed'") == [("ana", "corrigido no CRM")]
 
 
-def test_only_dead_and_held_deliveries_can_be_replayed(ledger, desk):
+def test_only_dead_and_held_deliveries_can_be_replayed(ledger, letters):
     (id_,) = opened(ledger, lead())
 
-    assert desk.replay([id_], reason="impatience") == []
+    assert letters.replay([id_], reason="impatience").ids == ()
 
 
 def test_the_audit_adds_up(ledger, archive):

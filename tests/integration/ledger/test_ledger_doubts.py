@@ -189,11 +189,11 @@ def test_silence_counts_only_where_events_were_heard_all_the_while(ledger, doubt
     assert take(doubts)[0].listening is listening
 
 
-def test_a_replay_of_what_may_have_arrived_looks_first(ledger, doubts, archive, desk):
+def test_a_replay_of_what_may_have_arrived_looks_first(ledger, doubts, archive, letters):
     id_ = uncertain(ledger)
     conclude(doubts, take(doubts)[0], "unconfirmed")
 
-    desk.replay([id_], reason="the customer says nothing came")
+    letters.replay([id_], reason="the customer says nothing came")
 
     assert archive.find(id_).state == "uncertain"
     assert claim(ledger, id_) == []

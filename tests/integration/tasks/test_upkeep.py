@@ -8,8 +8,10 @@ import pytest
 
 from config.settings import load_settings
 from delivery.errors import Retryable
-from delivery.outcomes import Deferred
+from delivery.outcomes import Deferred, Rejected
 from delivery.ports import Settlement
+from ledger.letters import LetterFilter, Signed
+from ledger.replays import Replays, StopRule
 from tasks import app, drain, health, sweep
 from tests.integration.conftest import claim, lead, letter, new
 
@@ -107,6 +109,19 @@ def test_parallel_ticks_are_one(voice, desk):
         taken = list(pool.map(lambda _: desk.begin_tick("sweep", every=timedelta(seconds=5)), range(16)))
 
     assert sum(taken) == 1
+
+
+def test_the_sweep_stops_a_replay_that_fails_and_hints_nothing_of_it(voice, ledger, archive, database):
+    ids = [each.id for each in ledger.open([new(lead(n)) for n in range(3)])]
+    ledger.settle([Settlement(each, Rejected("invalid", "no")) for each in claim(ledger, *ids)])
+    stop = StopRule(0, "errors")
+    Replays(database).start(LetterFilter(), Signed("ana", "mended"), pace=None, stop=stop, most=10)
+    ledger.settle([Settlement(each, Rejected("forbidden", "still no")) for each in claim(ledger, ids[0])])
+
+    sweep.run()
+
+    assert voice.sent == []
+    assert {archive.find(each).state for each in ids} == {"dead"}
 
 
 def park(ledger):

@@ -1,0 +1,87 @@
+"""What the commands of the command line share: exit codes, options, the way to the system, how a body is typed."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from uuid import UUID
+
+import typer
+
+if TYPE_CHECKING:
+    from tasks.app import Entrega
+
+NOT_WELL, WRONG_USE, AWAY, REFUSED = 1, 2, 3, 4
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Id = Annotated[UUID, typer.Argument(help="The delivery's id.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the audit trail.")]
+Kind = Annotated[str | None, typer.Option(help="Only this kind, e.g. create_lead.")]
+Account = Annotated[str | None, typer.Option(help="Only this account, e.g. crm:default.")]
+Before = Annotated[UUID | None, typer.Option(help="Only older than this id: the last one of the page before.")]
+Most = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")]
+
+
+def opened_app() -> "Entrega":
+    """Return the application, with quiet logs: the command line speaks for itself."""
+    from tasks import app
+    from worker.logs import configure_logging
+
+    configure_logging(app.settings.entrega_log, "WARNING")
+    return app
+
+
+def print_json(value: object) -> None:
+    """Print for machines."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say why on standard error and end with an exit code."""
+    typer.echo(message, err=True)
+    sys.exit(code)
+
+
+def typed_body(words: list[str]) -> dict[str, Any]:
+    """Return the body that was typed: JSON, @file, - for standard input, or field=value pairs."""
+    if len(words) == 1 and words[0] == "-":
+        return _parsed(sys.stdin.read(), "standard input")
+    if len(words) == 1 and words[0].startswith("@"):
+        return _parsed(_file_text(Path(words[0][1:])), words[0][1:])
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        return _parsed(words[0], "the argument")
+    pairs = [each.partition("=") for each in words]
+    if not all(equals and name for name, equals, _ in pairs):
+        fail("Give the body as JSON, as @file, as - for standard input, or as field=value pairs.", WRONG_USE)
+    # A list or an object may stand as JSON behind its name: tags=["vip"]
+    return {name: _parsed_value(value) if value[:1] in ("[", "{") else value for name, _, value in pairs}
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return the value where it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _parsed_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _file_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        fail(f"{file} cannot be read: {type(err).__name__}. Give a UTF-8 file that holds one JSON object.", WRONG_USE)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as err:
+        fail(f"The body in {where} is not JSON: {getattr(err, 'msg', 'unreadable')}.", WRONG_USE)
+    if not isinstance(found, dict):
+        fail(f"The body in {where} must be one JSON object.", WRONG_USE)
+    return found
