@@ -12,11 +12,12 @@ from sqlalchemy import text
 
 from delivery.ports import Conclusion, Doubt
 from ledger.database import transaction
+from ledger.order import CANCELABLE
 from ledger.store import PostgresLedger
 
 # An event may come before the answer of the send, after the lease, or after a resend was planned: whatever state the
 # delivery is in, the proof settles it. Progress only moves forward; `failed` and `bounced` stand beside.
-_ABSORB = text("""
+_ABSORB = text(f"""
     WITH picked AS (
       SELECT id, delivery_id, status, receipt, code FROM inbound_events
       WHERE worked_at IS NULL ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
@@ -37,7 +38,14 @@ _ABSORB = text("""
              reason = CASE WHEN l.failure IS NOT NULL THEN 'the provider reported it as ' || l.failure END,
              lease_until = NULL, settled_at = coalesce(d.settled_at, now())
       FROM latest l WHERE d.id = l.delivery_id AND d.state NOT IN ('canceled', 'expired')
-      RETURNING d.id, d.state, d.progress
+      RETURNING d.id, d.state, d.progress, d.fallback_id
+    ), unneeded AS (
+      UPDATE deliveries d SET state = 'canceled', settled_at = now(), reason = 'the delivery it stood for succeeded'
+      FROM settled s WHERE d.id = s.fallback_id AND s.state = 'succeeded' AND s.progress NOT IN ('failed', 'bounced')
+       AND {CANCELABLE}
+      RETURNING d.id, d.reason
+    ), noted AS (
+      INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'ledger', 'canceled', id, reason FROM unneeded
     ), closed AS (
       UPDATE attempts a SET ended_at = now(), outcome = 'succeeded', code = 'confirmed'
       FROM settled s WHERE a.delivery_id = s.id AND a.ended_at IS NULL

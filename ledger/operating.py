@@ -11,15 +11,19 @@ from ledger.database import transaction
 from ledger.models import PRIORITIES
 
 # A replay starts from fresh budgets and gets its whole time again; the timeline keeps what was tried before. What may
-# have arrived becomes uncertain again: it is looked up, and only then sent once more.
+# have arrived becomes uncertain again: it is looked up, and only then sent once more. Where a fallback is on its way or
+# succeeded, the first stays: never both.
 _REPLAY = text("""
     WITH replayed AS (
       UPDATE deliveries d
          SET state = CASE WHEN d.code = 'unconfirmed' THEN 'uncertain' ELSE 'ready' END,
              hold_uncertain = 0, resent = 0, looked_at = NULL, tries = '{}', parks = 0,
+             stuck_since = CASE WHEN d.code = 'unconfirmed' THEN now() END,
              next_at = now(), hinted_at = now(), settled_at = NULL,
              expires_at = now() + (d.expires_at - d.created_at)
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held')
+        AND NOT EXISTS (SELECT FROM deliveries f
+                        WHERE f.id = d.fallback_id AND f.state NOT IN ('dead', 'canceled', 'expired'))
       RETURNING d.id, d.kind, d.priority
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, 'replayed', id, :reason FROM replayed

@@ -49,14 +49,21 @@ class PostgresLedger:
             LedgerUnavailable: Postgres is away; nothing was written.
         """
         entries = [self._entry(each) for each in new]
-        firsts, repeats = _split_repeats(entries)
         with transaction(self.engine) as connection:
-            standing = self._keep_keys(connection, firsts)
-            fresh = [each for each in firsts if each.new.id not in standing]
-            opened = self._insert(connection, fresh) | standing
+            return self._open(connection, entries)
+
+    def open_within(self, connection: Connection, new: NewDelivery) -> Opened:
+        """Open one delivery as a part of the caller's transaction; see `open`."""
+        return self._open(connection, [self._entry(new)])[0]
+
+    def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
+        firsts, repeats = _split_repeats(entries)
+        standing = self._keep_keys(connection, firsts)
+        fresh = [each for each in firsts if each.new.id not in standing]
+        opened = self._insert(connection, fresh) | standing
         for repeat, (first, same_body) in repeats.items():
             opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
-        return [opened[each.id] for each in new]
+        return [opened[each.new.id] for each in entries]
 
     def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim`. A payload that cannot be opened is dead at once.
@@ -165,11 +172,18 @@ class PostgresLedger:
             return {}
         people = {each.new.id: self.vault.hash(each.new.command.recipient) for each in entries}
         data_keys = self.vault.data_keys(connection, people.values())
-        rows = [_new_row(each.new, people[each.new.id], data_keys[people[each.new.id]]) for each in entries]
+        rows = [
+            _new_row(each.new, people[each.new.id], data_keys[people[each.new.id]], self._order_key(each.new))
+            for each in entries
+        ]
         opened = connection.execute(sql.OPEN, _columns(rows))
         return {
             row.id: Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at) for row in opened
         }
+
+    def _order_key(self, new: NewDelivery) -> str | None:
+        key = new.command.options.order_key
+        return None if key is None else self.vault.hash(_canonical([new.producer, new.account, key])).hex()
 
     def read(self, row: Row[Any]) -> Claimed | None:
         """Turn a row with its sealed payload into a claim, or None when the payload cannot be opened."""
@@ -237,6 +251,8 @@ class _NewRow:
     people: bytes
     recipients: str
     bodies: bytes
+    order_keys: str | None
+    fallbacks: int
 
 
 def payload_place(delivery_id: UUID) -> str:
@@ -244,7 +260,7 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def _new_row(new: NewDelivery, person: bytes, data_key: bytes) -> _NewRow:
+def _new_row(new: NewDelivery, person: bytes, data_key: bytes, order_key: str | None) -> _NewRow:
     options = new.command.options
     body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
     return _NewRow(
@@ -260,6 +276,8 @@ def _new_row(new: NewDelivery, person: bytes, data_key: bytes) -> _NewRow:
         people=person,
         recipients=new.recipient,
         bodies=seal(data_key, _canonical(body).encode(), payload_place(new.id)),
+        order_keys=order_key,
+        fallbacks=int(options.fallback is not None),
     )
 
 

@@ -1,0 +1,48 @@
+"""Order keys, fallback commands and the quarantine of deliveries that may kill their workers."""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+_UP = """
+ALTER TABLE deliveries ADD COLUMN stuck_since TIMESTAMP WITH TIME ZONE;
+ALTER TABLE deliveries ADD COLUMN fallback SMALLINT DEFAULT '0' NOT NULL;
+ALTER TABLE deliveries ADD COLUMN fallback_id UUID;
+ALTER TABLE deliveries ADD COLUMN fallback_of UUID;
+CREATE INDEX ix_deliveries_order_key ON deliveries (order_key, id)
+    WHERE order_key is not null and state in ('ready', 'waiting', 'attempting', 'uncertain');
+CREATE INDEX ix_deliveries_fallback ON deliveries (id) WHERE fallback = 1 and state <> 'canceled';
+CREATE TABLE quarantine (
+    name TEXT NOT NULL,
+    delivery_id UUID NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_quarantine PRIMARY KEY (name)
+);
+COMMENT ON COLUMN deliveries.order_key IS 'keyed hash of producer, account and the producer''s own order key';
+COMMENT ON COLUMN deliveries.stuck_since IS
+    'first in the fallback queue or uncertain: it blocks its key for so long';
+COMMENT ON COLUMN deliveries.fallback IS '1 stands by, 2 was started';
+COMMENT ON COLUMN deliveries.fallback_id IS 'the delivery that was started in place of this one';
+COMMENT ON COLUMN deliveries.fallback_of IS 'the delivery that this one was started for';
+COMMENT ON COLUMN quarantine.delivery_id IS 'the one suspect that is attempted';
+COMMENT ON COLUMN quarantine.until IS 'end of its lease; in the past: free';
+"""
+
+
+def upgrade() -> None:
+    """Add them."""
+    for statement in _UP.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
+
+
+def downgrade() -> None:
+    """Drop them; the indexes go with their columns, or are dropped first."""
+    op.drop_table("quarantine")
+    op.drop_index("ix_deliveries_order_key", "deliveries")
+    op.drop_index("ix_deliveries_fallback", "deliveries")
+    for name in ("fallback_of", "fallback_id", "fallback", "stuck_since"):
+        op.drop_column("deliveries", name)
