@@ -161,8 +161,31 @@ def replay_dead(
     if as_json:
         _print_json({"replayed": replayed, "not_replayed": left})
     else:
-        say(f"{len(replayed)} replayed." + (f" Neither dead nor held, left alone: {', '.join(left)}" if left else ""))
+        say(
+            f"{len(replayed)} replayed."
+            + (f" Left alone, as neither dead nor held, or their fallback took over: {', '.join(left)}" if left else "")
+        )
     raise typer.Exit(REFUSED if left else 0)
+
+
+@cli.command()
+def cancel(delivery_id: Id, reason: Reason, as_json: Json = False) -> None:
+    """Cancel a delivery that was surely not carried out; it is never sent.
+
+    Example: entrega cancel 0193e0a0-0000-7000-8000-000000000000 --reason "the customer called"
+    """
+    from ingress.printing import say
+    from ledger.canceling import NotCancelable
+    from ledger.canceling import cancel as cancel_delivery
+    from ledger.order import next_in_order
+
+    app = _app()
+    try:
+        cancel_delivery(app.database, delivery_id, actor=_OPERATOR, reason=reason)
+    except NotCancelable as err:
+        _fail(f"{str(err)[0].upper()}{str(err)[1:]}", REFUSED)
+    app.hints.send(next_in_order(app.database, [delivery_id]))
+    _print_json({"id": str(delivery_id), "state": "canceled"}) if as_json else say(f"{delivery_id} is canceled.")
 
 
 @cli.command()

@@ -108,7 +108,18 @@ Index(
     deliveries.c.id,
     postgresql_where=text("order_key is not null and state in ('ready', 'waiting', 'attempting', 'uncertain')"),
 )
-Index("ix_deliveries_fallback", deliveries.c.id, postgresql_where=text("fallback = 1 and state <> 'canceled'"))
+Index(
+    "ix_deliveries_fallback",
+    deliveries.c.id,
+    postgresql_where=text(
+        "fallback = 1 and (state in ('dead', 'expired', 'uncertain') or progress in ('failed', 'bounced'))"
+    ),
+)
+Index(
+    "ix_deliveries_suspect",
+    deliveries.c.next_at,
+    postgresql_where=text("state in ('ready', 'waiting') and coalesce((tries ->> 'lease_lost')::int, 0) >= 3"),
+)
 
 quarantine = Table(
     "quarantine",

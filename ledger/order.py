@@ -27,6 +27,7 @@ UNBLOCKED = f"""(d.order_key IS NULL OR NOT EXISTS (
           WHERE e.order_key = d.order_key AND e.id < d.id AND e.state IN ('ready', 'waiting', 'attempting', 'uncertain')
             AND (e.state = 'attempting' OR e.stuck_since IS NULL OR e.stuck_since > now() - {BLOCKS_FOR})))"""
 
+# The index `ix_deliveries_suspect` says the same.
 SUSPECT = f"(coalesce((d.tries ->> 'lease_lost')::int, 0) >= {QUARANTINE_AFTER})"
 
 _DOUBTFUL = ", ".join(f"'{each}'" for each in sorted(DOUBTFUL_CODES))
@@ -57,3 +58,20 @@ def next_in_order(engine: Engine, settled: Collection[UUID]) -> list[Hint]:
     with transaction(engine) as connection:
         rows = connection.execute(_NEXT, {"ids": list(settled)})
         return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in rows]
+
+
+_NEXT_SUSPECT = text(f"""
+    UPDATE deliveries SET state = 'ready', hinted_at = now()
+    WHERE id = (
+      SELECT d.id FROM deliveries d
+      WHERE d.state IN ('ready', 'waiting') AND {SUSPECT} AND d.next_at <= now() AND {UNBLOCKED}
+      ORDER BY d.next_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING id, kind, priority
+""")  # noqa: S608 - pieces of this module alone
+
+
+def next_suspect(engine: Engine) -> list[Hint]:
+    """Return the suspect that is due and may take the free place in quarantine, if any, and mark it as hinted."""
+    with transaction(engine) as connection:
+        return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in connection.execute(_NEXT_SUSPECT)]

@@ -69,6 +69,8 @@ class Delivery:
     next_at: datetime | None
     expires_at: datetime
     settled_at: datetime | None
+    fallback_id: UUID | None
+    fallback_of: UUID | None
     timeline: tuple[Attempt, ...] = ()
 
 
@@ -195,6 +197,8 @@ def _delivery(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
         next_at=row.next_at if row.state in OPEN_STATES else None,
         expires_at=row.expires_at,
         settled_at=row.settled_at,
+        fallback_id=row.fallback_id,
+        fallback_of=row.fallback_of,
         timeline=timeline,
     )
 

@@ -14,7 +14,10 @@ ALTER TABLE deliveries ADD COLUMN fallback_id UUID;
 ALTER TABLE deliveries ADD COLUMN fallback_of UUID;
 CREATE INDEX ix_deliveries_order_key ON deliveries (order_key, id)
     WHERE order_key is not null and state in ('ready', 'waiting', 'attempting', 'uncertain');
-CREATE INDEX ix_deliveries_fallback ON deliveries (id) WHERE fallback = 1 and state <> 'canceled';
+CREATE INDEX ix_deliveries_fallback ON deliveries (id)
+    WHERE fallback = 1 and (state in ('dead', 'expired', 'uncertain') or progress in ('failed', 'bounced'));
+CREATE INDEX ix_deliveries_suspect ON deliveries (next_at)
+    WHERE state in ('ready', 'waiting') and coalesce((tries ->> 'lease_lost')::int, 0) >= 3;
 CREATE TABLE quarantine (
     name TEXT NOT NULL,
     delivery_id UUID NOT NULL,
@@ -40,9 +43,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them; the indexes go with their columns, or are dropped first."""
+    """Drop them."""
     op.drop_table("quarantine")
     op.drop_index("ix_deliveries_order_key", "deliveries")
     op.drop_index("ix_deliveries_fallback", "deliveries")
+    op.drop_index("ix_deliveries_suspect", "deliveries")
     for name in ("fallback_of", "fallback_id", "fallback", "stuck_since"):
         op.drop_column("deliveries", name)
