@@ -16,7 +16,8 @@ from ledger.database import transaction
 from ledger.store import PostgresLedger
 
 _NEEDED = """d.fallback = 1 AND (d.state IN ('dead', 'expired', 'uncertain') OR d.progress IN ('failed', 'bounced'))
-      AND d.state IN ('dead', 'expired', 'uncertain', 'succeeded') AND (d.state <> 'uncertain' OR d.expires_at <= now())"""
+      AND d.state IN ('dead', 'expired', 'uncertain', 'succeeded')
+      AND (d.state <> 'uncertain' OR d.expires_at <= now())"""
 _FIND = text(f"""
     SELECT d.*, payloads.body, people.data_key
     FROM deliveries d
