@@ -109,6 +109,12 @@ Index(
     postgresql_where=text("order_key is not null and state in ('ready', 'waiting', 'attempting', 'uncertain')"),
 )
 Index(
+    "ix_deliveries_keyed_due",
+    deliveries.c.priority,
+    deliveries.c.next_at,
+    postgresql_where=text("order_key is not null and state in ('ready', 'waiting')"),
+)
+Index(
     "ix_deliveries_fallback",
     deliveries.c.id,
     postgresql_where=text(

@@ -217,19 +217,18 @@ EXPIRE = text("""
 """)
 
 # Parked deliveries come back through DRAIN alone, at its pace; a lost hint of one that was drained is found here.
-# What its order key blocks is passed over: it is hinted when its turn has come.
-DUE = text(f"""
+# Those with an order key: `ledger.order_hints`.
+DUE = text("""
     WITH picked AS (
-      SELECT id FROM deliveries d
+      SELECT id FROM deliveries
       WHERE state IN ('ready', 'waiting') AND next_at <= now() AND expires_at > now()
         AND (hinted_at IS NULL OR hinted_at < now() - :stale_s * interval '1 second')
-        AND (state = 'ready' OR parks = 0)
-        AND {UNBLOCKED}
+        AND (state = 'ready' OR parks = 0) AND order_key IS NULL
       ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
     RETURNING d.id, d.kind, d.priority, d.next_at
-""")  # noqa: S608 - pieces of `ledger.order`
+""")
 
 DRAIN = text(f"""
     WITH picked AS (

@@ -17,6 +17,7 @@ from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement
 from ledger import statements as sql
 from ledger.database import transaction
 from ledger.models import PRIORITIES
+from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.vault import Vault
 
@@ -113,7 +114,10 @@ class PostgresLedger:
     def due(self, *, stale: timedelta, most: int) -> list[Hint]:
         """See `delivery.ports.Ledger.due`."""
         with transaction(self.engine) as connection:
-            return _hints(connection.execute(sql.DUE, {"stale_s": stale.total_seconds(), "most": most}).all())
+            # Half for those with an order key, at most, so that neither sort keeps the other waiting.
+            keyed = due_in_order(connection, stale=stale, most=max(1, most // 2))
+            values = {"stale_s": stale.total_seconds(), "most": most - len(keyed)}
+            return _hints([*keyed, *connection.execute(sql.DUE, values)])
 
     def drain(self, *, most: int) -> list[Hint]:
         """See `delivery.ports.Ledger.drain`."""

@@ -14,6 +14,8 @@ ALTER TABLE deliveries ADD COLUMN fallback_id UUID;
 ALTER TABLE deliveries ADD COLUMN fallback_of UUID;
 CREATE INDEX ix_deliveries_order_key ON deliveries (order_key, id)
     WHERE order_key is not null and state in ('ready', 'waiting', 'attempting', 'uncertain');
+CREATE INDEX ix_deliveries_keyed_due ON deliveries (priority, next_at)
+    WHERE order_key is not null and state in ('ready', 'waiting');
 CREATE INDEX ix_deliveries_fallback ON deliveries (id)
     WHERE fallback = 1 and (state in ('dead', 'expired', 'uncertain') or progress in ('failed', 'bounced'));
 CREATE INDEX ix_deliveries_suspect ON deliveries (next_at)
@@ -45,8 +47,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.drop_table("quarantine")
-    op.drop_index("ix_deliveries_order_key", "deliveries")
-    op.drop_index("ix_deliveries_fallback", "deliveries")
-    op.drop_index("ix_deliveries_suspect", "deliveries")
+    for name in ("order_key", "keyed_due", "fallback", "suspect"):
+        op.drop_index(f"ix_deliveries_{name}", "deliveries")
     for name in ("fallback_of", "fallback_id", "fallback", "stuck_since"):
         op.drop_column("deliveries", name)

@@ -99,6 +99,22 @@ def test_the_sweep_passes_over_what_is_blocked(ledger, sql):
     assert claimed_ids(ledger, second) == []
 
 
+def test_a_long_key_hides_no_other_from_the_sweep(ledger, sql):
+    (first,) = opened(ledger, lead(1, order_key="long"))
+    sql(
+        "INSERT INTO deliveries (id, kind, account, producer, state, priority, next_at, expires_at, hold_uncertain,"
+        " person, recipient, order_key) SELECT gen_random_uuid(), kind, account, producer, state, 0, next_at,"
+        " expires_at, 0, person, recipient, order_key FROM deliveries, generate_series(1, 2500)"
+    )
+    sql("UPDATE deliveries SET id = overlay(id::text placing 'ff' from 1 for 2)::uuid WHERE id <> :id", id=first)
+    other, free = opened(ledger, lead(2, order_key="short"), lead(3))
+    claim(ledger, first)
+
+    found = [each for _ in range(60) for each in hint(ledger, sql)]
+
+    assert set(found) == {other, free}
+
+
 STUCK = [Uncertain("answer_lost", "no answer"), Deferred("unavailable", NOW, "503", parked=True)]
 
 
