@@ -1,9 +1,9 @@
 """Cancel: a delivery that was surely not carried out is never sent. Compare-and-set, so that a claim or it wins."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from ledger.database import transaction
 from ledger.order import CANCELABLE
@@ -17,6 +17,17 @@ _CANCEL = text(f"""
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, 'canceled', id, :reason FROM ended
     )
     SELECT id FROM ended
+""")  # noqa: S608 - a piece of our own
+# Apart from the statement that settles the first: one that waited for the start of the fallback has an older snapshot,
+# and would not see it.
+_CALL_BACK = text(f"""
+    WITH ended AS (
+      UPDATE deliveries d SET state = 'canceled', code = 'canceled', settled_at = now(),
+             reason = 'the delivery it stood for succeeded'
+      WHERE d.id = ANY(CAST(:ids AS uuid[])) AND {CANCELABLE}
+      RETURNING d.id, d.reason
+    )
+    INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'ledger', 'canceled', id, reason FROM ended
 """)  # noqa: S608 - a piece of our own
 _STATE = text("SELECT state FROM deliveries WHERE id = :id")
 
@@ -57,3 +68,9 @@ def cancel(engine: Engine, delivery_id: UUID, *, actor: str, reason: str) -> Non
     if state is None:
         raise NotCancelable(f"there is no delivery {delivery_id}; list them with: entrega deliveries")
     raise NotCancelable(f"delivery {delivery_id} was not canceled: {_WHY_NOT.get(state, _IN_DOUBT)}")
+
+
+def call_back(connection: Connection, fallbacks: Collection[UUID]) -> None:
+    """Cancel those fallbacks that were not attempted yet: what they stand for succeeded after all."""
+    if fallbacks:
+        connection.execute(_CALL_BACK, {"ids": list(fallbacks)})

@@ -11,13 +11,13 @@ from uuid import UUID
 from sqlalchemy import text
 
 from delivery.ports import Conclusion, Doubt
+from ledger.canceling import call_back
 from ledger.database import transaction
-from ledger.order import CANCELABLE
 from ledger.store import PostgresLedger
 
 # An event may come before the answer of the send, after the lease, or after a resend was planned: whatever state the
 # delivery is in, the proof settles it. Progress only moves forward; `failed` and `bounced` stand beside.
-_ABSORB = text(f"""
+_ABSORB = text("""
     WITH picked AS (
       SELECT id, delivery_id, status, receipt, code FROM inbound_events
       WHERE worked_at IS NULL ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
@@ -39,13 +39,6 @@ _ABSORB = text(f"""
              lease_until = NULL, settled_at = coalesce(d.settled_at, now())
       FROM latest l WHERE d.id = l.delivery_id AND d.state NOT IN ('canceled', 'expired')
       RETURNING d.id, d.state, d.progress, d.fallback_id
-    ), unneeded AS (
-      UPDATE deliveries d SET state = 'canceled', settled_at = now(), reason = 'the delivery it stood for succeeded'
-      FROM settled s WHERE d.id = s.fallback_id AND s.state = 'succeeded' AND s.progress NOT IN ('failed', 'bounced')
-       AND {CANCELABLE}
-      RETURNING d.id, d.reason
-    ), noted AS (
-      INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'ledger', 'canceled', id, reason FROM unneeded
     ), closed AS (
       UPDATE attempts a SET ended_at = now(), outcome = 'succeeded', code = 'confirmed'
       FROM settled s WHERE a.delivery_id = s.id AND a.ended_at IS NULL
@@ -54,8 +47,11 @@ _ABSORB = text(f"""
     ), worked AS (
       UPDATE inbound_events e SET worked_at = now() FROM picked p WHERE e.id = p.id
     )
-    SELECT count(*) FROM picked
-""")  # noqa: S608 - pieces of `ledger.order`
+    SELECT count(*) AS n,
+           (SELECT array_agg(fallback_id) FROM settled
+            WHERE state = 'succeeded' AND progress NOT IN ('failed', 'bounced') AND fallback_id IS NOT NULL) AS unneeded
+    FROM picked
+""")
 
 # Silence counts only where events were heard in each third of the window: one event at its start proves little.
 _TAKE = text("""
@@ -113,7 +109,9 @@ class PostgresDoubts:
     def absorb(self, *, most: int) -> int:
         """See `delivery.ports.Doubts.absorb`."""
         with transaction(self.ledger.engine) as connection:
-            return connection.scalar(_ABSORB, {"most": most}) or 0
+            absorbed = connection.execute(_ABSORB, {"most": most}).one()
+            call_back(connection, absorbed.unneeded or [])
+            return int(absorbed.n)
 
     def take(self, *, pause: timedelta, window: Mapping[str, timedelta], most: int) -> list[Doubt]:
         """See `delivery.ports.Doubts.take`."""

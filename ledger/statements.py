@@ -5,7 +5,7 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 
 from sqlalchemy import text
 
-from ledger.order import CANCELABLE, SUSPECT, UNBLOCKED
+from ledger.order import SUSPECT, UNBLOCKED
 
 KEEP_KEYS = text("""
     INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
@@ -113,7 +113,7 @@ CLAIM = text(f"""
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
 # the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
-SETTLE = text(f"""
+SETTLE = text("""
     WITH ended AS (
       SELECT * FROM unnest(
         CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),
@@ -143,12 +143,6 @@ SETTLE = text(f"""
       WHERE d.id = e.id AND d.fence = e.fence
         AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
       RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason, d.fallback_id
-    ), unneeded AS (
-      UPDATE deliveries d SET state = 'canceled', settled_at = now(), reason = 'the delivery it stood for succeeded'
-      FROM changed c WHERE d.id = c.fallback_id AND c.state = 'succeeded' AND {CANCELABLE}
-      RETURNING d.id, d.reason
-    ), noted AS (
-      INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'ledger', 'canceled', id, reason FROM unneeded
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id
     ), closed AS (
@@ -166,8 +160,8 @@ SETTLE = text(f"""
          SET held_reason = coalesce(acc.held_reason, excluded.held_reason),
              held_at = coalesce(acc.held_at, excluded.held_at)
     )
-    SELECT id FROM changed
-""")  # noqa: S608 - pieces of `ledger.order`
+    SELECT id, CASE WHEN state = 'succeeded' THEN fallback_id END AS unneeded FROM changed
+""")
 
 FREE_LEASES = text("""
     WITH lost AS (

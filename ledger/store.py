@@ -15,6 +15,7 @@ from delivery.errors import DOUBTFUL_CODES
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from ledger import statements as sql
+from ledger.canceling import call_back
 from ledger.database import transaction
 from ledger.models import PRIORITIES
 from ledger.order_hints import due_in_order
@@ -95,8 +96,9 @@ class PostgresLedger:
             return set()
         columns = _columns([_ending(each) for each in ended])
         with transaction(self.engine) as connection:
-            changed = connection.execute(sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()})
-            return set(changed.scalars())
+            changed = connection.execute(sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()}).all()
+            call_back(connection, [row.unneeded for row in changed if row.unneeded])
+            return {row.id for row in changed}
 
     def sweep(self, *, idempotent: Collection[str], lease_retries: int) -> Swept:
         """See `delivery.ports.Ledger.sweep`."""

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
 from config.policy import load_specs
 from config.settings import load_settings
@@ -13,10 +14,13 @@ from delivery.ports import Settlement
 from ledger.canceling import cancel
 from ledger.doubts import PostgresDoubts
 from ledger.fallbacks import Fallbacks
+from ledger.store import PostgresLedger
 from tasks import app, sweep
 from tests.integration.conftest import claim, new
 
 LETTER = {"kind": "send_email", "to": "ana.teste@exemplo.com.br", "subject": "Oi", "text": "Olá"}
+LETTER_BODY = {name: value for name, value in LETTER.items() if name != "kind"}
+POOL = ThreadPoolExecutor(1)
 MESSAGE = SendWhatsApp(to="+5511999990001", text="Olá", options={"fallback": LETTER})
 LOST = Uncertain("answer_lost", "no answer")
 
@@ -171,6 +175,31 @@ def test_a_receipt_that_comes_late_calls_the_fallback_back(ledger, archive, doub
     assert (archive.find(first).state, second.state) == ("succeeded", "canceled")
     assert claim(ledger, second.id) == []
     assert sql("SELECT action FROM audit WHERE actor = 'ledger'") == [("canceled",)]
+
+
+class Hesitant(PostgresLedger):
+    """Waits in the middle of the start of a fallback until a receipt of the first waits for its row."""
+
+    def open_within(self, connection, new):
+        receipt = POOL.submit(self.doubts.absorb, most=10)
+        wanted = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%inbound%'")
+        while not connection.scalar(wanted) and not receipt.done():
+            connection.execute(text("SELECT pg_sleep(0.01), pg_stat_clear_snapshot()"))
+        object.__setattr__(self, "receipt", receipt)
+        return super().open_within(connection, new)
+
+
+def test_a_receipt_that_comes_while_the_fallback_starts_calls_it_back(ledger, archive, doubts, sql):
+    first = ended(ledger, LOST).order.delivery_id
+    sql("UPDATE deliveries SET expires_at = now() - interval '1 second'")
+    tell(sql, first)
+    slow = Hesitant(ledger.engine, ledger.vault)
+    object.__setattr__(slow, "doubts", doubts)
+
+    Fallbacks(slow).start(first, app.intake.prepare("send_email", LETTER_BODY, producer="tests"))
+    slow.receipt.result(10)
+
+    assert (archive.find(first).state, fallback(archive, first).state) == ("succeeded", "canceled")
 
 
 def test_a_late_answer_of_the_send_calls_the_fallback_back(ledger, archive, sql):
