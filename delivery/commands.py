@@ -79,7 +79,12 @@ class _Body(BaseModel):
 
 
 class Options(_Body):
-    """How a command wants to be delivered; the same for every kind."""
+    """How a command wants to be delivered; the same for every kind.
+
+    Attributes:
+        order_key: Commands of one producer and account with the same key are delivered one after the other.
+        fallback: Another command, `{"kind": ..., ...its body}`, for when this one dies; the intake checks it.
+    """
 
     key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
     account: Word | None = None
@@ -87,6 +92,8 @@ class Options(_Body):
     expires_at: AwareDatetime | None = None
     priority: Literal["high", "normal", "low"] = "normal"
     on_uncertain: Literal["hold", "resend"] | None = None
+    order_key: Annotated[Line, Field(max_length=128)] | None = None
+    fallback: dict[str, JsonValue] | None = None
     metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
 
     @model_validator(mode="after")

@@ -41,6 +41,11 @@ class Answer:
     duplicate_of: str | None
 
 
+def fallback_of(fallback: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Part a fallback command into its kind and its body."""
+    return str(fallback.get("kind", "")), {name: value for name, value in fallback.items() if name != "kind"}
+
+
 @dataclass(frozen=True)
 class Intake:
     """Accepts commands.
@@ -78,14 +83,41 @@ class Intake:
             KeyReused: The key was used before with another body; nothing was written.
             LedgerUnavailable: Postgres does not answer; nothing was promised.
         """
-        command = self._parse(kind, body, language)
-        account = self._account(command, language)
-        opened = self.ledger.open([self._new(command, account, producer, origin)])[0]
+        new = self.prepare(kind, body, producer=producer, origin=origin, language=language)
+        command, account = new.command, new.account
+        opened = self.ledger.open([new])[0]
         if not opened.same_body:
             raise KeyReused("this idempotency key was used before with another body; use a new key")
         if opened.fresh and opened.next_at <= self.now() + _SHORT_HORIZON:
             self.hints.send([Hint(opened.id, kind, command.options.priority)])
         return self._answer(opened, command, account, language)
+
+    def prepare(
+        self, kind: str, body: Mapping[str, Any], *, producer: str, origin: str | None = None, language: str = "pt"
+    ) -> NewDelivery:
+        """Check one command, and its fallback, and return it ready for the ledger; writes nothing. See `submit`.
+
+        Raises:
+            InvalidCommand: A field is missing, wrong, too long or unknown.
+        """
+        command = self._parse(kind, body, language)
+        account = self._account(command, language)
+        self._check_fallback(command, language)
+        return self._new(command, account, producer, origin)
+
+    def _check_fallback(self, command: Command, language: str) -> None:
+        if command.options.fallback is None:
+            return
+        kind, body = fallback_of(command.options.fallback)
+        try:
+            second = self._parse(kind, body, language)
+            self._account(second, language)
+        except InvalidCommand as err:
+            issues = tuple(FieldIssue(f"options.fallback.{each.field}", each.issue) for each in err.issues)
+            raise InvalidCommand(command.kind, issues) from None
+        if second.options.fallback is not None:
+            issue = FieldIssue("options.fallback.options.fallback", issue_text("nested_fallback", language))
+            raise InvalidCommand(command.kind, (issue,))
 
     def _parse(self, kind: str, body: Mapping[str, Any], language: str) -> Command:
         if len(json.dumps(body, default=str)) > self.max_bytes:

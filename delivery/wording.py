@@ -32,6 +32,7 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "header_names": ("só cabeçalhos X-... e Feedback-ID", "only X-... headers and Feedback-ID"),
     "cid": ("cada arquivo embutido precisa de um cid", "each inline file needs a cid"),
     "expires_before_send": ("expires_at deve vir depois de send_at", "expires_at must come after send_at"),
+    "nested_fallback": ("um plano B não pode ter outro", "a fallback cannot have a fallback of its own"),
     "in_the_past": ("já passou", "lies in the past"),
     "too_far": ("no máximo 366 dias à frente", "at most 366 days ahead"),
     "account": ("conta desconhecida; existem: {rest}", "unknown account; there are: {rest}"),

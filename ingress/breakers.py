@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
+
+from ingress.shell import REFUSED, Json, Reason, fail
 
 if TYPE_CHECKING:
     from delivery.breaker import Mode
@@ -14,13 +16,8 @@ if TYPE_CHECKING:
 
 breakers = typer.Typer(help="Circuit breakers: look, force open or closed, or let them decide.", no_args_is_help=True)
 
-_ACTOR = "operator"
-_REFUSED = 4
-
 Account = Annotated[str, typer.Argument(help="E.g. crm:default.")]
 Operation = Annotated[str, typer.Argument(help="E.g. create_lead.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, without personal data; kept in the audit trail.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @breakers.command("list")
@@ -62,15 +59,16 @@ def decide_itself(account: Account, operation: Operation, reason: Reason = "", a
 
 
 def _force(account: str, operation: str, mode: "Mode", reason: str, *, as_json: bool) -> None:
+    from config.operator import operator_name
     from ledger.operating import Desk
     from tasks import app
     from worker.breaker_shared import BreakerUnreachable
 
     try:
-        status = _gate().force(account, operation, mode, actor=_ACTOR, reason=reason)
+        status = _gate().force(account, operation, mode, actor=operator_name(), reason=reason)
     except (LookupError, BreakerUnreachable) as err:
-        _refuse(str(err.args[0]) if err.args else str(err))
-    Desk(app.database, actor=_ACTOR).note(f"breaker {mode}", account=account, reason=reason or None)
+        fail(str(err.args[0]) if err.args else str(err), REFUSED)
+    Desk(app.database, actor=operator_name()).note(f"breaker {mode}", account=account, reason=reason or None)
     _show([status], as_json=as_json)
 
 
@@ -98,8 +96,3 @@ def _show(found: "list[Status]", *, as_json: bool) -> None:
     console().print(table)
     if not all(each.shared for each in found):
         say("Redis is away: each worker decides with a breaker of its own.")
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(_REFUSED)

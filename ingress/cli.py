@@ -126,6 +126,27 @@ def deliveries(
 
 
 @cli.command()
+def cancel(delivery_id: Id, reason: Reason, as_json: Json = False) -> None:
+    """Cancel a delivery that was surely not carried out; it is never sent.
+
+    Example: entrega cancel 0193e0a0-0000-7000-8000-000000000000 --reason "the customer called"
+    """
+    from config.operator import operator_name
+    from ingress.printing import say
+    from ledger.canceling import NotCancelable
+    from ledger.canceling import cancel as cancel_delivery
+    from ledger.order import next_in_order
+
+    app = _app()
+    try:
+        cancel_delivery(app.database, delivery_id, actor=operator_name(), reason=reason)
+    except NotCancelable as err:
+        _fail(f"{str(err)[0].upper()}{str(err)[1:]}", REFUSED)
+    app.hints.send(next_in_order(app.database, [delivery_id]))
+    _print_json({"id": str(delivery_id), "state": "canceled"}) if as_json else say(f"{delivery_id} is canceled.")
+
+
+@cli.command()
 def pause(
     account: Annotated[str, typer.Argument(help="E.g. crm:default.")], reason: Reason, as_json: Json = False
 ) -> None:

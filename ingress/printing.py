@@ -75,6 +75,10 @@ def _facts(found: Delivery) -> Iterable[tuple[str, Text | str]]:
         yield "reason", Text(f"{found.code}: {found.reason}")
     if found.receipt:
         yield "receipt", Text(found.receipt)
+    if found.fallback_of:
+        yield "fallback of", str(found.fallback_of)
+    if found.fallback_id:
+        yield "its fallback", str(found.fallback_id)
     yield "accepted", _instant(found.created_at)
     if found.next_at and found.state in ("ready", "waiting"):
         yield "next attempt", _instant(found.next_at)

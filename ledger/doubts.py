@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from delivery.ports import Conclusion, Doubt
+from ledger.canceling import call_back
 from ledger.database import transaction
 from ledger.store import PostgresLedger
 
@@ -37,7 +38,7 @@ _ABSORB = text("""
              reason = CASE WHEN l.failure IS NOT NULL THEN 'the provider reported it as ' || l.failure END,
              lease_until = NULL, settled_at = coalesce(d.settled_at, now())
       FROM latest l WHERE d.id = l.delivery_id AND d.state NOT IN ('canceled', 'expired')
-      RETURNING d.id, d.state, d.progress
+      RETURNING d.id, d.state, d.progress, d.fallback_id
     ), closed AS (
       UPDATE attempts a SET ended_at = now(), outcome = 'succeeded', code = 'confirmed'
       FROM settled s WHERE a.delivery_id = s.id AND a.ended_at IS NULL
@@ -46,7 +47,10 @@ _ABSORB = text("""
     ), worked AS (
       UPDATE inbound_events e SET worked_at = now() FROM picked p WHERE e.id = p.id
     )
-    SELECT count(*) FROM picked
+    SELECT count(*) AS n,
+           (SELECT array_agg(fallback_id) FROM settled
+            WHERE state = 'succeeded' AND progress NOT IN ('failed', 'bounced') AND fallback_id IS NOT NULL) AS unneeded
+    FROM picked
 """)
 
 # Silence counts only where events were heard in each third of the window: one event at its start proves little.
@@ -105,7 +109,9 @@ class PostgresDoubts:
     def absorb(self, *, most: int) -> int:
         """See `delivery.ports.Doubts.absorb`."""
         with transaction(self.ledger.engine) as connection:
-            return connection.scalar(_ABSORB, {"most": most}) or 0
+            absorbed = connection.execute(_ABSORB, {"most": most}).one()
+            call_back(connection, absorbed.unneeded or [])
+            return int(absorbed.n)
 
     def take(self, *, pause: timedelta, window: Mapping[str, timedelta], most: int) -> list[Doubt]:
         """See `delivery.ports.Doubts.take`."""

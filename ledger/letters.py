@@ -65,11 +65,14 @@ _REPLAY = text(f"""
     ), picked AS (
       SELECT d.id, now() + w.delay AS due, {_MAY_EXIST} AS may_exist
       FROM deliveries d JOIN wanted w ON w.id = d.id WHERE d.state IN ('dead', 'held')
+        AND NOT EXISTS (SELECT FROM deliveries f
+                        WHERE f.id = d.fallback_id AND f.state NOT IN ('dead', 'canceled', 'expired'))
       ORDER BY d.id FOR UPDATE OF d
     ), replayed AS (
       UPDATE deliveries d
          SET state = CASE WHEN p.may_exist THEN 'uncertain' WHEN p.due > now() THEN 'waiting' ELSE 'ready' END,
              uncertain_since = CASE WHEN p.may_exist THEN coalesce(d.uncertain_since, now()) END,
+             stuck_since = CASE WHEN p.may_exist THEN now() END,
              looked_at = CASE WHEN p.due > now() THEN p.due END,
              hold_uncertain = 0, resent = 0, parks = 0,
              tries = (SELECT coalesce(jsonb_object_agg(word, 0), '{{}}')

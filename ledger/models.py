@@ -68,7 +68,11 @@ deliveries = Table(
     Column("looked_at", _Instant, comment="last look-up of an uncertain delivery"),
     Column("resent", SmallInteger, nullable=False, server_default="0", comment="1 after it was sent again unconfirmed"),
     Column("hold_uncertain", SmallInteger, nullable=False, comment="1 holds an uncertain delivery for a person"),
-    Column("order_key", Text),
+    Column("order_key", Text, comment="keyed hash of producer, account and the producer's own order key"),
+    Column("stuck_since", _Instant, comment="first in the fallback queue or uncertain: it blocks its key for so long"),
+    Column("fallback", SmallInteger, nullable=False, server_default="0", comment="1 stands by, 2 was started"),
+    Column("fallback_id", UUID(as_uuid=True), comment="the delivery that was started in place of this one"),
+    Column("fallback_of", UUID(as_uuid=True), comment="the delivery that this one was started for"),
     Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
     Column("recipient", Text, nullable=False, comment="masked, for people to read"),
     Column("progress", Text),
@@ -101,6 +105,38 @@ Index(
 )
 Index("ix_deliveries_person", deliveries.c.person)
 Index("ix_deliveries_replay", deliveries.c.replay, postgresql_where=text("replay is not null"))
+Index(
+    "ix_deliveries_order_key",
+    deliveries.c.order_key,
+    deliveries.c.id,
+    postgresql_where=text("order_key is not null and state in ('ready', 'waiting', 'attempting', 'uncertain')"),
+)
+Index(
+    "ix_deliveries_keyed_due",
+    deliveries.c.priority,
+    deliveries.c.next_at,
+    postgresql_where=text("order_key is not null and state in ('ready', 'waiting')"),
+)
+Index(
+    "ix_deliveries_fallback",
+    deliveries.c.id,
+    postgresql_where=text(
+        "fallback = 1 and (state in ('dead', 'expired', 'uncertain') or progress in ('failed', 'bounced'))"
+    ),
+)
+Index(
+    "ix_deliveries_suspect",
+    deliveries.c.next_at,
+    postgresql_where=text("state in ('ready', 'waiting') and coalesce((tries ->> 'lease_lost')::int, 0) >= 3"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("delivery_id", UUID(as_uuid=True), nullable=False, comment="the one suspect that is attempted"),
+    Column("until", _Instant, nullable=False, comment="end of its lease; in the past: free"),
+)
 
 payloads = Table(
     "payloads",

@@ -70,6 +70,8 @@ class Delivery:
     expires_at: datetime
     settled_at: datetime | None
     replay_of: UUID | None
+    fallback_id: UUID | None
+    fallback_of: UUID | None
     timeline: tuple[Attempt, ...] = ()
 
 
@@ -198,6 +200,8 @@ def delivery_of(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
         expires_at=row.expires_at,
         settled_at=row.settled_at,
         replay_of=row.replay_of,
+        fallback_id=row.fallback_id,
+        fallback_of=row.fallback_of,
         timeline=timeline,
     )
 

@@ -5,6 +5,8 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 
 from sqlalchemy import text
 
+from ledger.order import SUSPECT, UNBLOCKED
+
 KEEP_KEYS = text("""
     INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
     SELECT producer, key, body_hash, id, now() + kept_s * interval '1 second'
@@ -36,17 +38,19 @@ OPEN = text("""
         CAST(:ids AS uuid[]), CAST(:kinds AS text[]), CAST(:accounts AS text[]), CAST(:producers AS text[]),
         CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
-        CAST(:recipients AS text[]), CAST(:bodies AS bytea[])
-      ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body)
+        CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
+        CAST(:fallbacks AS smallint[])
+      ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
+                order_key, fallback)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              hold_uncertain, person, recipient)
+                              hold_uncertain, person, recipient, order_key, fallback)
       SELECT id, kind, account, producer, priority,
              CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
-             hold, person, recipient
+             hold, person, recipient, order_key, fallback
       FROM new
       RETURNING id, state, next_at, producer
     ), sealed AS (
@@ -57,14 +61,26 @@ OPEN = text("""
     SELECT id, state, next_at FROM opened
 """)
 
-# A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called.
-CLAIM = text("""
+# A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
+# suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by
+# the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
+CLAIM = text(f"""
     WITH picked AS (
-      SELECT d.id, a.held_reason
+      SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
         AND d.next_at <= now() AND d.expires_at > now()
+        AND {UNBLOCKED}
       FOR UPDATE OF d SKIP LOCKED
+    ), lease AS (
+      SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:leases AS float8[])) AS lease (kind, seconds)
+    ), alone AS (
+      INSERT INTO quarantine AS q (name, delivery_id, until)
+      SELECT 'poison', p.id, now() + lease.seconds * interval '1 second'
+      FROM picked p JOIN lease ON lease.kind = p.kind WHERE p.suspect AND p.held_reason IS NULL ORDER BY p.id LIMIT 1
+      ON CONFLICT (name) DO UPDATE SET delivery_id = excluded.delivery_id, until = excluded.until
+       WHERE q.until <= now()
+      RETURNING q.delivery_id
     ), shelved AS (
       UPDATE deliveries d SET state = 'held', code = 'account_held', reason = p.held_reason
       FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL
@@ -76,17 +92,24 @@ CLAIM = text("""
       UPDATE deliveries d
          SET state = 'attempting', fence = d.fence + 1, attempts = d.attempts + 1,
              lease_until = now() + lease.seconds * interval '1 second'
-      FROM picked p, unnest(CAST(:kinds AS text[]), CAST(:leases AS float8[])) AS lease (kind, seconds)
+      FROM picked p, lease
       WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
+        AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
                 d.resent
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken
+    ), overtaken AS (
+      INSERT INTO audit (actor, action, delivery_id, reason)
+      SELECT :worker, 'overtaken', e.id, 'stuck for too long: ' || p.id || ' of the same order key went ahead of it'
+      FROM picked p JOIN deliveries e ON e.order_key = p.order_key AND e.id < p.id
+       AND e.state IN ('ready', 'waiting', 'attempting', 'uncertain')
+      WHERE p.order_key IS NOT NULL AND p.fence = 0 AND p.id IN (SELECT id FROM taken)
     )
     SELECT taken.*, payloads.body, people.data_key
     FROM taken LEFT JOIN payloads ON payloads.delivery_id = taken.id LEFT JOIN people ON people.person = taken.person
-""")
+""")  # noqa: S608 - pieces of `ledger.order`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
 # the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
@@ -113,11 +136,15 @@ SETTLE = text("""
                           THEN jsonb_set(d.tries, ARRAY[e.code], to_jsonb(coalesce((d.tries ->> e.code)::int, 0) + 1))
                           ELSE d.tries END,
              uncertain_since = CASE WHEN e.state = 'uncertain' THEN now() END,
+             stuck_since = CASE WHEN e.state = 'uncertain' OR e.parked THEN coalesce(d.stuck_since, now())
+                                ELSE d.stuck_since END,
              settled_at = CASE WHEN e.state IN ('succeeded', 'dead') THEN now() END
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
-        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready')))
-      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason
+        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
+      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason, d.fallback_id
+    ), left_quarantine AS (
+      UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id
     ), closed AS (
       UPDATE attempts a
          SET ended_at = now(), outcome = e.outcome, code = e.code, http_status = e.http_status,
@@ -133,7 +160,7 @@ SETTLE = text("""
          SET held_reason = coalesce(acc.held_reason, excluded.held_reason),
              held_at = coalesce(acc.held_at, excluded.held_at)
     )
-    SELECT id FROM changed
+    SELECT id, CASE WHEN state = 'succeeded' THEN fallback_id END AS unneeded FROM changed
 """)
 
 FREE_LEASES = text("""
@@ -142,13 +169,18 @@ FREE_LEASES = text("""
       ORDER BY lease_until LIMIT 1000 FOR UPDATE SKIP LOCKED
     ), freed AS (
       UPDATE deliveries d
-         SET lease_until = NULL, next_at = now(), hinted_at = NULL, code = 'lease_lost',
+         SET lease_until = NULL, next_at = now(), hinted_at = NULL,
+             code = CASE WHEN d.kind = ANY(CAST(:idempotent AS text[]))
+                          AND coalesce((d.tries ->> 'lease_lost')::int, 0) >= :retries THEN 'poison'
+                         ELSE 'lease_lost' END,
              reason = 'the worker that held this delivery stopped answering during the attempt',
              tries = jsonb_set(d.tries, '{lease_lost}', to_jsonb(coalesce((d.tries ->> 'lease_lost')::int, 0) + 1)),
              state = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN 'uncertain'
                           WHEN coalesce((d.tries ->> 'lease_lost')::int, 0) >= :retries THEN 'dead'
                           ELSE 'waiting' END,
-             uncertain_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN now() END
+             uncertain_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN now() END,
+             stuck_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN coalesce(d.stuck_since, now())
+                                ELSE d.stuck_since END
       FROM lost WHERE d.id = lost.id
       RETURNING d.id, d.fence, d.state
     ), closed AS (
@@ -179,24 +211,26 @@ EXPIRE = text("""
 """)
 
 # Parked deliveries come back through DRAIN alone, at its pace; a lost hint of one that was drained is found here.
+# Those with an order key: `ledger.order_hints`.
 DUE = text("""
     WITH picked AS (
       SELECT id FROM deliveries
       WHERE state IN ('ready', 'waiting') AND next_at <= now() AND expires_at > now()
         AND (hinted_at IS NULL OR hinted_at < now() - :stale_s * interval '1 second')
-        AND (state = 'ready' OR parks = 0)
+        AND (state = 'ready' OR parks = 0) AND order_key IS NULL
       ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
     RETURNING d.id, d.kind, d.priority, d.next_at
 """)
 
-DRAIN = text("""
+DRAIN = text(f"""
     WITH picked AS (
-      SELECT id FROM deliveries
+      SELECT id FROM deliveries d
       WHERE state = 'waiting' AND parks > 0 AND next_at <= now() AND expires_at > now()
+        AND {UNBLOCKED}
       ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
     RETURNING d.id, d.kind, d.priority, d.next_at
-""")
+""")  # noqa: S608 - pieces of `ledger.order`

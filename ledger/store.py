@@ -15,8 +15,10 @@ from delivery.errors import DOUBTFUL_CODES
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from ledger import statements as sql
+from ledger.canceling import call_back
 from ledger.database import transaction
 from ledger.models import PRIORITIES
+from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.vault import Vault
 
@@ -52,6 +54,10 @@ class PostgresLedger:
         with transaction(self.engine) as connection:
             return self._open(connection, entries)
 
+    def open_within(self, connection: Connection, new: NewDelivery) -> Opened:
+        """Open one delivery as a part of the caller's transaction; see `open`."""
+        return self._open(connection, [self._entry(new)])[0]
+
     def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim`. A payload that cannot be opened is dead at once.
 
@@ -81,8 +87,9 @@ class PostgresLedger:
             return set()
         columns = _columns([_ending(each) for each in ended])
         with transaction(self.engine) as connection:
-            changed = connection.execute(sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()})
-            return set(changed.scalars())
+            changed = connection.execute(sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()}).all()
+            call_back(connection, [row.unneeded for row in changed if row.unneeded])
+            return {row.id for row in changed}
 
     def sweep(self, *, idempotent: Collection[str], lease_retries: int) -> Swept:
         """See `delivery.ports.Ledger.sweep`."""
@@ -100,7 +107,10 @@ class PostgresLedger:
     def due(self, *, stale: timedelta, most: int) -> list[Hint]:
         """See `delivery.ports.Ledger.due`."""
         with transaction(self.engine) as connection:
-            return _hints(connection.execute(sql.DUE, {"stale_s": stale.total_seconds(), "most": most}).all())
+            # Half for those with an order key, at most, so that neither sort keeps the other waiting.
+            keyed = due_in_order(connection, stale=stale, most=max(1, most // 2))
+            values = {"stale_s": stale.total_seconds(), "most": most - len(keyed)}
+            return _hints([*keyed, *connection.execute(sql.DUE, values)])
 
     def drain(self, *, most: int) -> list[Hint]:
         """See `delivery.ports.Ledger.drain`."""
@@ -168,11 +178,18 @@ class PostgresLedger:
             return {}
         people = {each.new.id: self.vault.hash(each.new.command.recipient) for each in entries}
         data_keys = self.vault.data_keys(connection, people.values())
-        rows = [_new_row(each.new, people[each.new.id], data_keys[people[each.new.id]]) for each in entries]
+        rows = [
+            _new_row(each.new, people[each.new.id], data_keys[people[each.new.id]], self._order_key(each.new))
+            for each in entries
+        ]
         opened = connection.execute(sql.OPEN, _columns(rows))
         return {
             row.id: Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at) for row in opened
         }
+
+    def _order_key(self, new: NewDelivery) -> str | None:
+        key = new.command.options.order_key
+        return None if key is None else self.vault.hash(_canonical([new.producer, new.account, key])).hex()
 
     def read(self, row: Row[Any]) -> Claimed | None:
         """Turn a row with its sealed payload into a claim, or None when the payload cannot be opened."""
@@ -250,6 +267,8 @@ class _NewRow:
     people: bytes
     recipients: str
     bodies: bytes
+    order_keys: str | None
+    fallbacks: int
 
 
 def payload_place(delivery_id: UUID) -> str:
@@ -257,7 +276,7 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def _new_row(new: NewDelivery, person: bytes, data_key: bytes) -> _NewRow:
+def _new_row(new: NewDelivery, person: bytes, data_key: bytes, order_key: str | None) -> _NewRow:
     options = new.command.options
     body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
     return _NewRow(
@@ -273,6 +292,8 @@ def _new_row(new: NewDelivery, person: bytes, data_key: bytes) -> _NewRow:
         people=person,
         recipients=new.recipient,
         bodies=seal(data_key, _canonical(body).encode(), payload_place(new.id)),
+        order_keys=order_key,
+        fallbacks=int(options.fallback is not None),
     )
 
 

@@ -4,7 +4,7 @@ A message of ours carries a delivery id. A message of a foreign client carries t
 the task's first step, and only the id travels from then on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -17,7 +17,9 @@ from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
 from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
-from delivery.outcomes import Deferred
+from delivery.outcomes import Deferred, Rejected, Succeeded
+from delivery.ports import Settlement
+from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
 from tasks.app import RETRY_QUEUE
 
@@ -146,10 +148,21 @@ class CommandTask(Task):
             _log.info("accepted", kind=self.name, delivery_id=answer.id, message_id=self.request.id)
 
     def _attempt(self, delivery_id: UUID) -> None:
-        for each in self.app.engine.deliver([delivery_id]):
+        ended = self.app.engine.deliver([delivery_id])
+        self._call_next(ended)
+        for each in ended:
             outcome = each.outcome
             if isinstance(outcome, Deferred) and not outcome.parked and outcome.wait <= SHORT_WAIT:
                 raise ComeBack(outcome.code, outcome.wait)
+
+    def _call_next(self, ended: Sequence[Settlement]) -> None:
+        """Tell workers of deliveries that waited for these: by order key, or for the place in quarantine."""
+        done = [each.claimed.order for each in ended if isinstance(each.outcome, Succeeded | Rejected)]
+        keyed = [each.delivery_id for each in done if each.command.options.order_key]
+        if keyed:
+            self.app.hints.send(next_in_order(self.app.database, keyed))
+        if any(each.claimed.tries.get("lease_lost", 0) >= QUARANTINE_AFTER for each in ended):
+            self.app.hints.send(next_suspect(self.app.database))
 
     def _id(self, value: object) -> UUID:
         try:

@@ -11,7 +11,10 @@ from celery import Task
 
 from config.timetable import TIMETABLE
 from delivery.confirming import Confirmer
-from delivery.errors import ProviderError
+from delivery.errors import InvalidCommand, ProviderError
+from delivery.intake import fallback_of
+from delivery.ports import Hint
+from ledger.fallbacks import Fallbacks
 from ledger.operating import Desk
 from ledger.replays import Replays
 from tasks.app import app
@@ -52,13 +55,34 @@ def sweep(self: UpkeepTask) -> None:
     swept = self.app.ledger.sweep(idempotent=idempotent, lease_retries=retries)
     for each in Replays(self.app.database).watch():  # before hints are sent: what is stopped goes no further
         _log.info("replay_ended", replay=str(each.id), reason=each.reason)
+    started = _start_fallbacks(self.app)
     waiting = self.app.hints.backlog()
     hinted = 0
     if waiting is not None and waiting < _ENOUGH_HINTS:
         hinted = self.app.hints.send(self.app.ledger.due(stale=_STALE, most=_BATCH))
-    if swept.freed or swept.uncertain or swept.dead or swept.expired or hinted:
+    if swept.freed or swept.uncertain or swept.dead or swept.expired or started or hinted:
         counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
-        _log.info("swept", **counts, hinted=hinted)
+        _log.info("swept", **counts, fallbacks=started, hinted=hinted)
+
+
+def _start_fallbacks(app: "Entrega") -> int:
+    """Start the fallback commands of deliveries that died or were not confirmed in time; return how many."""
+    fallbacks, hints = Fallbacks(app.ledger), []
+    for each in fallbacks.needed(most=_BATCH):
+        if each.command is None or each.command.options.fallback is None:
+            fallbacks.refuse(each.id, reason="its payload was erased")
+            continue
+        kind, body = fallback_of(each.command.options.fallback)
+        try:
+            new = app.intake.prepare(kind, body, producer=each.producer)
+        except InvalidCommand as err:  # it was right when it was accepted: its own time has run out, or a form changed
+            fallbacks.refuse(each.id, reason=f"no longer acceptable: {', '.join(i.field for i in err.issues)}")
+            continue
+        second = fallbacks.start(each.id, new)
+        if second is not None:
+            hints.append(Hint(second, kind, new.command.options.priority))
+    app.hints.send(hints)
+    return len(hints)
 
 
 @app.task(name="drain", bind=True, shared=False, base=UpkeepTask, send_events=False)

@@ -65,6 +65,11 @@ def test_addresses_and_numbers_are_normalised():
         ({"options": {"expires_at": "2026-11-22T11:59:59Z"}}, "options.expires_at"),
         ({"options": {"send_at": "2026-11-23T00:00:00"}}, "options.send_at"),
         ({"options": {"send_at": "2028-11-23T00:00:00Z"}}, "options.send_at"),
+        ({"options": {"order_key": ""}}, "options.order_key"),
+        ({"options": {"order_key": "x" * 129}}, "options.order_key"),
+        ({"options": {"order_key": "a\nb"}}, "options.order_key"),
+        ({"options": {"order_key": 7}}, "options.order_key"),
+        ({"options": {"fallback": "send_email"}}, "options.fallback"),
         ({"options": "now"}, "options"),
     ],
 )
@@ -172,3 +177,7 @@ def test_times_must_have_a_zone_and_an_order():
     later = {"send_at": NOW + timedelta(hours=2), "expires_at": NOW + timedelta(hours=1)}
 
     assert list(issues("create_lead", LEAD | {"options": later})) == ["options"]
+
+
+def test_an_order_key_may_be_any_line_of_128_characters():
+    assert parse("create_lead", LEAD | {"options": {"order_key": "x" * 128}}).options.order_key == "x" * 128

@@ -171,3 +171,36 @@ def test_every_state_has_a_next_step(state, next_step):
     answer = submit(Book(state=state, fresh=False))
 
     assert (answer.next_step, bool(answer.message)) == (next_step, True)
+
+
+LETTER = {"kind": "send_email", "to": "ana.teste@exemplo.com.br", "subject": "Oi", "text": "Olá"}
+
+
+def test_a_fallback_is_kept_with_its_command():
+    book = Book()
+
+    submit(book, LEAD | {"options": {"fallback": LETTER | {"options": {"priority": "high"}}}})
+
+    assert book.opened[0].command.options.fallback == LETTER | {"options": {"priority": "high"}}
+
+
+@pytest.mark.parametrize(
+    ("fallback", "field"),
+    [
+        ({}, "options.fallback.kind"),
+        (LETTER | {"kind": "send_fax"}, "options.fallback.kind"),
+        (LETTER | {"to": "x"}, "options.fallback.to.0"),
+        (LETTER | {"options": {"account": "norte"}}, "options.fallback.options.account"),
+        (LETTER | {"options": {"priority": "urgent"}}, "options.fallback.options.priority"),
+        (LETTER | {"options": {"fallback": LETTER}}, "options.fallback.options.fallback"),
+        ({"kind": "create_lead"} | LEAD | {"interesse": "produto_z"}, "options.fallback.interesse"),
+    ],
+)
+def test_a_wrong_fallback_is_refused_at_the_door(fallback, field):
+    book = Book()
+
+    with pytest.raises(InvalidCommand) as caught:
+        submit(book, LEAD | {"options": {"fallback": fallback}})
+
+    assert [each.field for each in caught.value.issues] == [field]
+    assert book.opened == []

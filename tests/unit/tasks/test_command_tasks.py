@@ -41,7 +41,9 @@ class Machine:
 
     def deliver(self, ids):
         self.asked += ids
-        return [SimpleNamespace(outcome=self.outcome)] if self.outcome else []
+        options = SimpleNamespace(order_key=None)
+        claimed = SimpleNamespace(tries={}, order=SimpleNamespace(command=SimpleNamespace(options=options)))
+        return [SimpleNamespace(outcome=self.outcome, claimed=claimed)] if self.outcome else []
 
 
 @pytest.fixture(autouse=True)
