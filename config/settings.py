@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     Attributes:
         entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
+        entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
         crm_timeout: Seconds; None leaves the CRM's form in force.
         crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
         smtp_use_ssl: TLS from the first byte; without it STARTTLS is demanded unless `smtp_may_be_plain`.
@@ -116,6 +117,7 @@ class Settings(BaseSettings):
     entrega_host: Text = "127.0.0.1"
     entrega_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     entrega_bootstrap_key: SecretStr | None = None
+    entrega_integrations: Path | None = None
     entrega_master_keys: SecretStr | None = None
 
     database_url: SecretStr | None = None

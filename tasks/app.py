@@ -58,7 +58,8 @@ class Entrega(Celery):
     @cached_property
     def specs(self) -> Mapping[str, Spec]:
         """The integrations, by service, with the user's own numbers for the CRM."""
-        specs, settings = load_specs(), self.settings
+        settings = self.settings
+        specs = load_specs(settings.entrega_integrations)
         crm = tuned(specs["crm"], timeout_s=settings.crm_timeout, most_retries=settings.crm_max_retries)
         return {**specs, "crm": crm}
 
