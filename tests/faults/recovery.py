@@ -1,0 +1,59 @@
+"""How long the system took to be itself again after each fault, read from the ledger's own times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tests.faults.ground import Ground
+
+# The first proof of a delivery that was waiting when the fault struck, by an attempt begun afterwards. Those that a
+# worker had in its hands, or had already taken from the queue, were not touched by a wipe and prove nothing.
+_FIRST = """
+    SELECT min(a.ended_at) AS at FROM attempts a JOIN deliveries d ON d.id = a.delivery_id
+    WHERE a.started_at > :struck AND a.outcome = 'succeeded' AND d.created_at < :struck
+"""
+_FIRST_OF_ANY = "SELECT min(ended_at) AS at FROM attempts WHERE started_at > :struck AND outcome = 'succeeded'"
+_FROM_THE_DEAD = """
+    SELECT extract(epoch FROM min(a.ended_at) - :struck)::float8 AS seconds
+    FROM attempts a
+    WHERE a.code = 'lease_lost' AND a.worker LIKE '%' || CAST(:worker AS text) GROUP BY a.delivery_id, a.fence
+"""
+
+
+@dataclass(frozen=True)
+class Struck:
+    """One fault that struck.
+
+    Attributes:
+        at: When, by the ledger's clock (one machine: one clock).
+        handed_over: Commands that had an answer by then.
+        dead: Ends of the names of workers that it killed.
+    """
+
+    kind: str
+    at: datetime
+    handed_over: int
+    dead: tuple[str, ...] = ()
+
+
+def first_success(ground: Ground, struck: Struck) -> float | None:
+    """Return the seconds until a delivery that was waiting when the fault struck was proved; None when none was."""
+    for statement in (_FIRST, _FIRST_OF_ANY):
+        found = ground.sql(statement, struck=struck.at)[0].at
+        if found is not None:
+            return float((found - struck.at).total_seconds())
+    return None
+
+
+def freed_after_death(ground: Ground, struck: Struck) -> list[float]:
+    """Return, for each delivery that died with a worker, the seconds until it was free for others or uncertain."""
+    return [
+        float(row.seconds) for worker in struck.dead
+        for row in ground.sql(_FROM_THE_DEAD, struck=struck.at, worker=worker)
+    ]  # fmt: skip
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Return the value below which this share lies; None of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
