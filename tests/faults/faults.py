@@ -22,17 +22,24 @@ Strike = Callable[[Ground, random.Random], None]
 _SHORT_S, _LONG_S, _FROZEN_S = 3.0, LEASE_S + 4.0, 6.0
 
 
+def _awake(ground: Ground, name: str) -> str:
+    """Start a part again when an earlier fault has just killed it: this one is meant to strike something."""
+    if not _runs(ground, name):
+        ground.revive(name)
+    return name
+
+
 def kill_worker(ground: Ground, rng: random.Random) -> None:
-    ground.kill(rng.choice(WORKERS))  # the watch starts it again after a second
+    ground.kill(_awake(ground, rng.choice(WORKERS)))  # the watch starts it again after a second
 
 
 def kill_both_workers(ground: Ground, _: random.Random) -> None:
     for name in WORKERS:
-        ground.kill(name)
+        ground.kill(_awake(ground, name))
 
 
 def _suspend(ground: Ground, name: str, seconds: float) -> None:
-    process = ground.process(name)
+    process = ground.process(_awake(ground, name))
     process.suspend()
 
     def go_on() -> None:
@@ -57,7 +64,7 @@ def wipe_redis(ground: Ground, _: random.Random) -> None:
 
 def restart_redis_empty(ground: Ground, _: random.Random) -> None:
     ground.kill("valkey")
-    shutil.rmtree(ground.system.data / "valkey")
+    shutil.rmtree(ground.system.data / "valkey", ignore_errors=True)
     ground.revive("valkey")
 
 
@@ -75,7 +82,7 @@ def restart_redis_from_an_old_file(ground: Ground, rng: random.Random) -> None:
         ground.later(4.0, lambda: restart_redis_from_an_old_file(ground, rng))
         return
     ground.kill("valkey")
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     kept.rename(folder)
     ground.revive("valkey")
 
@@ -101,7 +108,7 @@ def end_backends(ground: Ground, rng: random.Random) -> None:
             ground.sql(
                 "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE application_name ="
                 " 'entrega' AND pid <> pg_backend_pid()"
-                " ORDER BY md5(CAST(pid AS text) || CAST(:salt AS text)) LIMIT 6) some",
+                " ORDER BY md5(CAST(pid AS text) || CAST(:salt AS text)) LIMIT 6) AS picked",
                 salt=str(rng.random()),
             )
 
@@ -110,6 +117,8 @@ def end_backends(ground: Ground, rng: random.Random) -> None:
 
 
 def kill_beat(ground: Ground, _: random.Random) -> None:
+    if "beat" not in ground.system.parts:  # killed a moment ago
+        return
     ground.kill("beat")
     beat = ground.system.parts.pop("beat")  # the watch must not start it at once
     ground.later(8.0, lambda: (beat.stop(), beat.start(), ground.system.parts.update(beat=beat)))

@@ -80,6 +80,11 @@ class Ground:
     foreign_sent: int = 0
     _later: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
 
+    @property
+    def is_hurt(self) -> bool:
+        """True while a fault goes on or a part is down."""
+        return bool(self._later) or not all(each.running for each in self.system.parts.values())
+
     def later(self, seconds: float, action: Callable[[], object]) -> None:
         """Do something after a while, from the main thread."""
         self._later.append((time.monotonic() + seconds, action))

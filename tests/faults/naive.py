@@ -95,14 +95,14 @@ def _start_worker(data: Path, broker: str, crm_url: str) -> Child:
 
 
 def _hurt(worker: Child, server: ValkeyServer, crm: HttpStandin, emails: list[str], rng: random.Random) -> None:
-    crm.configure({"latency_s": 0.05})
+    crm.configure({"latency_s": 0.1})
     crm.plan(Fault(close="after", times=8))
     with Celery("sender", broker=server.url, set_as_current=False) as sender:
         step = max(1, len(emails) // 4)
         for start in range(0, len(emails), step):
             for email in emails[start : start + step]:
                 sender.send_task("naive_lead", args=[email])
-            time.sleep(1 + rng.random())
+            time.sleep(0.5 + rng.random() / 2)
             worker.kill()
             if start // step == 1:
                 _wipe(server)

@@ -6,8 +6,10 @@ The same seed gives the same plan. How it ends in time does not repeat: threads,
 import random
 from dataclasses import dataclass
 
+# Few enough that the whole numbers can be searched for: a masked one may show all but its last digits.
+_PHONES = tuple(f"+551198765004{n}" for n in range(10))
 # Only invented people; the canaries are the words that may show nowhere but in sealed columns and at the providers.
-CANARIES = ("canarinho", "zefirina", "piu-piu-amarelo", "5511987")
+CANARIES = ("canarinho", "zefirina", "piu-piu-amarelo", *(number[1:] for number in _PHONES))
 FOREIGN_CANARIES = ("forasteira", "segredo-de-fora")
 _KINDS = ("create_lead", "create_lead", "send_whatsapp", "send_email")
 _REPEATED, _PRODUCERS = 0.05, 4
@@ -37,7 +39,7 @@ class Plan:
     steps: tuple[Step, ...]
 
     def command(self, n: int) -> tuple[str, dict[str, object]]:
-        """Return the kind and the body of command `n`; every one has a key and is about a person of its own."""
+        """Return the kind and the body of command `n`; every one has a key of its own."""
         kind = _KINDS[random.Random(f"{self.seed}/kind/{n}").randrange(len(_KINDS))]
         body = _body(kind, n)
         options: dict[str, object] = {"key": f"faults-{self.seed}-{n}"}
@@ -86,4 +88,4 @@ def _body(kind: str, n: int) -> dict[str, object]:
 
 
 def _phone(n: int) -> str:
-    return f"+5511987{n % 1_000_000:06d}"
+    return _PHONES[n % len(_PHONES)]

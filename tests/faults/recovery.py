@@ -13,8 +13,13 @@ _FIRST = """
     WHERE a.started_at > :struck AND a.outcome = 'succeeded' AND d.created_at < :struck
 """
 _FIRST_OF_ANY = "SELECT min(ended_at) AS at FROM attempts WHERE started_at > :struck AND outcome = 'succeeded'"
+_WAITING = """
+    SELECT extract(epoch FROM min(a.started_at) - CAST(:struck AS timestamptz))::float8 AS seconds
+    FROM attempts a JOIN deliveries d ON d.id = a.delivery_id WHERE d.created_at < :struck
+    GROUP BY a.delivery_id HAVING min(a.started_at) > :struck
+"""
 _FROM_THE_DEAD = """
-    SELECT extract(epoch FROM min(a.ended_at) - :struck)::float8 AS seconds
+    SELECT extract(epoch FROM min(a.ended_at) - CAST(:struck AS timestamptz))::float8 AS seconds
     FROM attempts a
     WHERE a.code = 'lease_lost' AND a.worker LIKE '%' || CAST(:worker AS text) GROUP BY a.delivery_id, a.fence
 """
@@ -43,6 +48,11 @@ def first_success(ground: Ground, struck: Struck) -> float | None:
         if found is not None:
             return float((found - struck.at).total_seconds())
     return None
+
+
+def attempted(ground: Ground, struck: Struck) -> list[float]:
+    """Return, for each delivery that had never been attempted when the fault struck, the seconds until it was."""
+    return [float(row.seconds) for row in ground.sql(_WAITING, struck=struck.at)]
 
 
 def freed_after_death(ground: Ground, struck: Struck) -> list[float]:

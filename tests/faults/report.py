@@ -17,20 +17,29 @@ from tests.faults.faults import DEATHS, WIPES
 from tests.faults.ground import Ground
 from tests.faults.naive import Control
 from tests.faults.plan import Plan
-from tests.faults.recovery import Struck, first_success, freed_after_death, percentile
+from tests.faults.recovery import Struck, attempted, first_success, freed_after_death, percentile
 
+_DEAD = "SELECT kind, code, count(*) AS n FROM deliveries WHERE state = 'dead' GROUP BY kind, code"
 WIPE_LIMIT_S, DEATH_LIMIT_S = 15.0, 60.0
 _console = Console(width=110)
 
 
 @dataclass(frozen=True)
 class FaultReport:
-    """One fault that struck; `recovery_s` is None where nothing was waiting for it any more."""
+    """One fault that struck.
+
+    Attributes:
+        recovery_s: Until the first success of what was waiting then; None where nothing succeeded any more.
+        freed_s: For each delivery that died with a worker, until it was free again.
+        waiting: Deliveries never attempted before it, and how long 99 % of them then waited for their first attempt.
+    """
 
     kind: str
     handed_over: int
     recovery_s: float | None
     freed_s: tuple[float, ...]
+    waiting: int
+    waiting_p99_s: float | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class SeedReport:
     lost: int
     doubled: int
     unproved: int
+    dead: dict[str, int]
     faults: tuple[FaultReport, ...]
     promises: tuple[Promise, ...]
 
@@ -69,10 +79,7 @@ def weigh(
     *, whole: bool, load_s: float, rest_s: float,
 ) -> SeedReport:  # fmt: skip
     """Put the figures of one seed together; recovery beyond its limit is a broken promise too."""
-    faults = tuple(
-        FaultReport(each.kind, each.handed_over, first_success(ground, each), tuple(freed_after_death(ground, each)))
-        for each in struck
-    )
+    faults = tuple(_fault(ground, each) for each in struck)
     dead = [id_ for id_, state in books.rows.items() if state == "dead"]
     return SeedReport(
         seed=plan.seed, deliveries=plan.deliveries, planned_faults=len(plan.steps), whole=whole,
@@ -82,8 +89,16 @@ def weigh(
         + sum(state == "succeeded" and not books.effects[id_] for id_, state in books.rows.items()),
         doubled=sum(n > 1 for n in books.effects.values()),
         unproved=sum(books.effects[id_] > 0 for id_ in dead),
+        dead={f"{row.kind} {row.code}": row.n for row in ground.sql(_DEAD)},
         faults=faults, promises=(*promises, *_recovery_promises(faults)),
     )  # fmt: skip
+
+
+def _fault(ground: Ground, struck: Struck) -> FaultReport:
+    waited = attempted(ground, struck)
+    freed_s = tuple(freed_after_death(ground, struck))
+    first = first_success(ground, struck)
+    return FaultReport(struck.kind, struck.handed_over, first, freed_s, len(waited), percentile(waited, 0.99))
 
 
 def _recovery_promises(faults: Sequence[FaultReport]) -> list[Promise]:
@@ -124,10 +139,28 @@ def print_all(reports: Sequence[SeedReport], control: Control) -> bool:
 
 
 def _print_faults(faults: Sequence[FaultReport]) -> None:
-    table = Table("fault", "count", "first success p50 s", "max s", box=None, header_style="dim")
+    table = Table(
+        "fault",
+        "count",
+        "first success p50 s",
+        "max s",
+        "waiting then",
+        "their first attempt p99 s",
+        box=None,
+        header_style="dim",
+    )
     for kind, count in sorted(Counter(each.kind for each in faults).items()):
         times = [each.recovery_s for each in faults if each.kind == kind and each.recovery_s is not None]
-        table.add_row(kind, str(count), _shown(percentile(times, 0.5)), _shown(max(times, default=None)))
+        table.add_row(
+            kind,
+            str(count),
+            _shown(percentile(times, 0.5)),
+            _shown(max(times, default=None)),
+            str(sum(each.waiting for each in faults if each.kind == kind)),
+            _shown(
+                max((each.waiting_p99_s or 0 for each in faults if each.kind == kind and each.waiting), default=None)
+            ),
+        )
     _console.print(table)
 
 
@@ -147,6 +180,8 @@ def _print_figures(reports: Sequence[SeedReport]) -> None:
         table.add_row(name, *(str(getattr(each, name)) for each in reports))
     for state in sorted({state for each in reports for state in each.states}):
         table.add_row(f"state {state}", *(str(each.states.get(state, 0)) for each in reports))
+    for cause in sorted({cause for each in reports for cause in each.dead}):
+        table.add_row(f"dead {cause}", *(str(each.dead.get(cause, 0)) for each in reports))
     times = [percentile_words(freed(each.faults)) for each in reports]
     table.add_row("worker death: freed after, p50 / p99 / max s", *times)
     _console.print(table)

@@ -5,26 +5,33 @@ run, because threads, processes and the machine decide them; what the promises s
 """
 
 import argparse
+import logging
 import random
 import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import structlog
+
+from delivery.errors import LedgerUnavailable
 from tests.faults.checker import check, read_books
-from tests.faults.faults import KINDS
+from tests.faults.faults import KINDS, WIPES
 from tests.faults.ground import Ground, ground
 from tests.faults.load import Load
 from tests.faults.naive import run_control
 from tests.faults.plan import Plan, make_plan
-from tests.faults.recovery import Struck
+from tests.faults.recovery import Struck, first_success
 from tests.faults.report import SeedReport, keep, print_all, print_start, weigh
 
 _REST_S = 240.0
 _TICK_S = 0.1
+_CALM_S = 25.0
+_ENOUGH_OPEN = 20
 _AT_REST = "SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting', 'waiting', 'uncertain')"
 
 
@@ -76,14 +83,44 @@ def _carry_out(found: Ground, load: Load, plan: Plan, deadline: float) -> list[S
         load.gate = coming[1].at if len(coming) > 1 else plan.deliveries
         if coming and load.handed_over >= min(coming[0].at, plan.deliveries):
             step = coming.pop(0)
+            if step.kind in WIPES:
+                _calm(found, load, step.at)
             before = len(found.dead)
-            at = datetime.now(UTC)
+            at = _now()
             KINDS[step.kind](found, random.Random(step.seed))
             struck.append(Struck(step.kind, at, load.handed_over, tuple(found.dead[before:])))
+            if step.kind in WIPES:
+                _recover(found, struck[-1])
         found.tick()
         time.sleep(_TICK_S)
     load.end()
     return struck
+
+
+def _calm(found: Ground, load: Load, at: int) -> None:
+    """Let earlier faults end, then let fresh work come in: the recovery from a wipe is measured by itself."""
+    gate, load.gate = load.gate, at
+    _until(found, lambda: not found.is_hurt and first_success(found, Struck("", _now(-1.0), 0)) is not None)
+    load.gate = gate
+    _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=1.0)
+
+
+def _recover(found: Ground, struck: Struck) -> None:
+    _until(found, lambda: first_success(found, struck) is not None)
+
+
+def _until(found: Ground, condition: Callable[[], bool], seconds: float = _CALM_S) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found.tick()
+        with suppress(LedgerUnavailable):
+            if condition():
+                return
+        time.sleep(_TICK_S)
+
+
+def _now(shift_s: float = 0.0) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=shift_s)
 
 
 def _rest(found: Ground) -> float:
@@ -91,8 +128,9 @@ def _rest(found: Ground) -> float:
     began = time.monotonic()
     while time.monotonic() - began < _REST_S:
         found.tick()
-        if found.sql(_AT_REST)[0][0] == 0:
-            break
+        with suppress(LedgerUnavailable):  # Postgres may have been killed a moment ago
+            if found.sql(_AT_REST)[0][0] == 0:
+                break
         time.sleep(0.3)
     return time.monotonic() - began
 
@@ -114,4 +152,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     sys.exit(main())
