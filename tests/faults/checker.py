@@ -4,7 +4,9 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from uuid import UUID
 
 from tests.faults.ground import Ground
 from tests.faults.load import Answers
@@ -50,7 +52,7 @@ def check(ground: Ground, books: Books) -> list[Promise]:
     """Return how every promise stands."""
     promised = books.answers.promised.values()
     succeeded = [id_ for id_, state in books.rows.items() if state == "succeeded"]
-    return [
+    promises = [
         _promise("a promised delivery has its row", (id_ for id_ in promised if id_ not in books.rows)),
         _promise("one row for each promised command", _surplus(books)),
         _promise("a repeated command gets the same id", map(str, books.answers.disagreed)),
@@ -63,6 +65,17 @@ def check(ground: Ground, books: Books) -> list[Promise]:
         *_ledger_promises(ground),
         *_secrecy_promises(ground),
     ]
+    return [replace(each, examples=tuple(_timeline(ground, id_) for id_ in each.examples)) for each in promises]
+
+
+def _timeline(ground: Ground, example: str) -> str:
+    """Return a delivery's attempts behind its id, so that a broken promise can be understood; else the example."""
+    with suppress(ValueError):
+        found = ground.app.archive.find(UUID(example))
+        if found is not None:
+            steps = [f"{each.started_at:%H:%M:%S} {each.worker} {each.outcome} {each.code}" for each in found.timeline]
+            return f"{example} {found.kind} {found.state} {found.code}: " + "; ".join(steps)
+    return example
 
 
 def _promise(name: str, broken: Iterable[str]) -> Promise:

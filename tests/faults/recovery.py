@@ -6,11 +6,15 @@ from datetime import datetime
 
 from tests.faults.ground import Ground
 
-# The first proof of a delivery that was waiting when the fault struck, by an attempt begun afterwards. Those that a
-# worker had in its hands, or had already taken from the queue, were not touched by a wipe and prove nothing.
+# The first proof of a delivery that nobody had attempted when the fault struck. Those that were retried later wait for
+# their own time, and those in a worker's hands were not touched by a wipe: neither proves anything.
 _FIRST = """
     SELECT min(a.ended_at) AS at FROM attempts a JOIN deliveries d ON d.id = a.delivery_id
     WHERE a.started_at > :struck AND a.outcome = 'succeeded' AND d.created_at < :struck
+      AND NOT EXISTS (SELECT FROM attempts b WHERE b.delivery_id = d.id AND b.started_at <= :struck)
+"""
+_UNTOUCHED = """
+    SELECT count(*) FROM deliveries d WHERE d.state = 'ready' AND d.attempts = 0 AND d.created_at < :struck
 """
 _FIRST_OF_ANY = "SELECT min(ended_at) AS at FROM attempts WHERE started_at > :struck AND outcome = 'succeeded'"
 _WAITING = """
@@ -42,12 +46,19 @@ class Struck:
 
 
 def first_success(ground: Ground, struck: Struck) -> float | None:
-    """Return the seconds until a delivery that was waiting when the fault struck was proved; None when none was."""
-    for statement in (_FIRST, _FIRST_OF_ANY):
-        found = ground.sql(statement, struck=struck.at)[0].at
-        if found is not None:
-            return float((found - struck.at).total_seconds())
-    return None
+    """Return the seconds until a delivery that was untouched when the fault struck was proved; None when none was."""
+    found = ground.sql(_FIRST, struck=struck.at)[0].at
+    return None if found is None else float((found - struck.at).total_seconds())
+
+
+def is_recovered(ground: Ground, struck: Struck) -> bool:
+    """Tell whether something was proved since, or nothing is left that could be."""
+    return first_success(ground, struck) is not None or not ground.sql(_UNTOUCHED, struck=struck.at)[0][0]
+
+
+def works_now(ground: Ground, since: datetime) -> bool:
+    """Tell whether an attempt that began since then succeeded."""
+    return ground.sql(_FIRST_OF_ANY, struck=since)[0].at is not None
 
 
 def attempted(ground: Ground, struck: Struck) -> list[float]:

@@ -25,13 +25,13 @@ from tests.faults.ground import Ground, ground
 from tests.faults.load import Load
 from tests.faults.naive import run_control
 from tests.faults.plan import Plan, make_plan
-from tests.faults.recovery import Struck, first_success
+from tests.faults.recovery import Struck, is_recovered, works_now
 from tests.faults.report import SeedReport, keep, print_all, print_start, weigh
 
 _REST_S = 240.0
 _TICK_S = 0.1
 _CALM_S = 25.0
-_ENOUGH_OPEN = 20
+_ENOUGH_OPEN = 10
 _AT_REST = "SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting', 'waiting', 'uncertain')"
 
 
@@ -100,13 +100,13 @@ def _carry_out(found: Ground, load: Load, plan: Plan, deadline: float) -> list[S
 def _calm(found: Ground, load: Load, at: int) -> None:
     """Let earlier faults end, then let fresh work come in: the recovery from a wipe is measured by itself."""
     gate, load.gate = load.gate, at
-    _until(found, lambda: not found.is_hurt and first_success(found, Struck("", _now(-1.0), 0)) is not None)
+    _until(found, lambda: not found.is_hurt and (load.open == 0 or works_now(found, _now(-1.0))))
     load.gate = gate
-    _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=1.0)
+    _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=1.5)
 
 
 def _recover(found: Ground, struck: Struck) -> None:
-    _until(found, lambda: first_success(found, struck) is not None)
+    _until(found, lambda: is_recovered(found, struck))
 
 
 def _until(found: Ground, condition: Callable[[], bool], seconds: float = _CALM_S) -> None:
