@@ -250,8 +250,8 @@ KINDS: Mapping[str, Strike] = {
     "provider acts and hangs up": _provider({"close": "after"}),
     "provider acts and is silent": _provider({"hang_s": 3.0, "effect": True}, times=4),
     "provider answers half": _provider({"truncate": True}),
-    # With an effect only behind a page of a gateway: a Graph error body of code 131000 counts as "not sent", because Meta
-    # says to try again, so a stand-in that sends and answers 131000 gets a second copy. A known limit, not tested here.
+    # With an effect only behind a page of a gateway: a Graph error body of code 131000 counts as "not sent", because
+    # Meta says to try again, so a stand-in that sends and answers 131000 gets a second copy. A limit, not tested here.
     "provider says 500, 502": _provider(
         {"status": 500}, {"html": 500, "effect": True}, {"html": 502}, {"html": 502, "effect": True}, times=3
     ),
