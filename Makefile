@@ -38,8 +38,8 @@ check: $(READY) ## Lint, types and import contracts
 up: $(READY) ## Run the whole system here, with stand-in providers and Flower, until Ctrl-C
 	@$(BIN)/entrega up --sandbox --flower
 
-faults: $(READY) ## Prove the promises with faults: Redis wiped, workers and servers killed, messages forged
-	@$(BIN)/python -m pytest tests/e2e/test_e2e_faults.py -v
+faults: $(READY) ## Prove the promises under seeded faults, and show that a naive worker breaks them (FAULTS="--seed 7")
+	@$(BIN)/python -m tests.faults.run $(FAULTS)
 
 bench: $(READY) ## Measure submits and deliveries on this machine; results under benchmarks/results
 	@$(BIN)/python -m benchmarks.throughput

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from celery import signals
 
+from config.policy import SpecError
 from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
 from ledger.schema import check_schema
@@ -78,12 +79,13 @@ def begin(app: "Entrega") -> None:
     """Set up what every process needs: packages of ours, settings, logs, Sentry.
 
     Raises:
-        SystemExit: A setting is missing or wrong, or a package is not ours; the message says what to do.
+        SystemExit: A setting or a form is missing or wrong, or a package is not ours; the message says what to do.
     """
     _check_packages()
     with _plainly():
         settings = app.settings
         app.require_broker()
+        _ = app.specs  # Celery's own settings come from them, and it would answer a wrong form with a traceback
     settings.entrega_data.mkdir(mode=0o700, parents=True, exist_ok=True)  # beat keeps its schedule there
     configure_logging(settings.entrega_log, "INFO", on_error=report_error)
     start_sentry(settings.sentry_dsn, environment=settings.entrega_env, release=_RELEASE)
@@ -94,7 +96,7 @@ def _plainly() -> Iterator[None]:
     """End the process with the sentence of a wrong setting instead of a traceback."""
     try:
         yield
-    except ConfigurationError as err:
+    except (ConfigurationError, SpecError) as err:
         raise SystemExit(str(err)) from None
 
 
