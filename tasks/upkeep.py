@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 # The ticks of sweep and drain send no events: in Flower they would bury the deliveries.
 
 # A hint older than this with its delivery still due counts as lost.
-_STALE = timedelta(seconds=10)
+_STALE = timedelta(seconds=8)
 # With this many hints waiting for workers nothing is lost, only late: more hints would not help.
 _ENOUGH_HINTS = 1000
 _BATCH = 500
