@@ -10,6 +10,7 @@ the engine, 9 (tests) is `tests/`, 10.1 (libraries) is `pyproject.toml`, 13 (che
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def read_spec(path: Path) -> Spec:
 
 
 def _read(file: Path) -> tuple[Spec | None, tuple[Problem, ...]]:
-    marked, defaults = read_marked(file), read_marked(_DEFAULTS)
+    marked, defaults = read_marked(file), _defaults()
     found = (*marked.problems, *defaults.problems)
     if marked.root is None:
         return None, found or (Problem(file, 1, "is empty; wanted an integration spec"),)
@@ -141,6 +142,11 @@ def _read(file: Path) -> tuple[Spec | None, tuple[Problem, ...]]:
         return Spec.model_validate(_merged(marked.data, defaults.data), by_alias=True, by_name=False), found
     except ValidationError as err:
         return None, (*found, *(_problem(marked, each) for each in err.errors(include_url=False)))
+
+
+@cache  # the same file for every form
+def _defaults() -> MarkedYaml:
+    return read_marked(_DEFAULTS)
 
 
 def _merged(data: object, defaults: object) -> object:

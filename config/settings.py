@@ -297,15 +297,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over `.env`, and both over what `entrega up` announced in this folder."""
-        return init_settings, env_settings, dotenv_settings, _Announced(settings_cls, env_settings, dotenv_settings)
+        return init_settings, env_settings, dotenv_settings, _Announced(settings_cls)
 
 
 class _Announced(PydanticBaseSettingsSource):
     """The variables that the system running on this machine has announced in the data folder."""
-
-    def __init__(self, settings_cls: type[BaseSettings], *earlier: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls)
-        self._earlier = earlier
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - as asked
         """Answer for one field; everything is answered at once by calling the source."""
@@ -313,9 +309,7 @@ class _Announced(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Return the announced values by field name."""
-        folder = next(
-            (found["entrega_data"] for each in self._earlier if "entrega_data" in (found := each())), ".entrega"
-        )
+        folder = str(self.current_state.get("entrega_data", ".entrega"))
         known = self.settings_cls.model_fields
         return {name.lower(): value for name, value in announced(Path(folder)).items() if name.lower() in known}
 
