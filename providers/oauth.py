@@ -243,8 +243,10 @@ class TokenSource:
         for _ in range(looks):
             self._pause(_LOOK_EVERY.total_seconds())
             found = self._shared(failed)
-            if found is not None or not self._shelf.is_locked():
+            if found is not None:
                 return found
+            if not self._shelf.is_locked():
+                return self._shared(failed)  # it may have been shared between the look and the question
         return None
 
     def _fetch(self) -> Token:
