@@ -5,6 +5,7 @@ the rule, never the value, because they travel to logs and to the producer's own
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -112,9 +113,9 @@ class Command(_Body):
     options: Options = Options()
 
     @property
+    @abstractmethod
     def recipient(self) -> str:
         """The person this reaches, as one normalised text; goes to the ledger as a keyed hash only."""
-        raise NotImplementedError
 
     def content(self) -> dict[str, JsonValue]:
         """Return the body without its options, as plain JSON."""
