@@ -16,7 +16,7 @@ from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from ledger import statements as sql
 from ledger.canceling import call_back
-from ledger.database import transaction
+from ledger.database import statement, transaction
 from ledger.models import PRIORITIES
 from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
@@ -70,7 +70,7 @@ class PostgresLedger:
             "kinds": list(leases),
             "leases": [each.total_seconds() for each in leases.values()],
         }
-        with transaction(self.engine) as connection:
+        with statement(self.engine) as connection:
             rows = connection.execute(sql.CLAIM, values).all()
         claimed = [self.read(row) for row in rows]
         self._bury([row for row, each in zip(rows, claimed, strict=True) if each is None])
@@ -86,7 +86,8 @@ class PostgresLedger:
         if not ended:
             return set()
         columns = _columns([_ending(each) for each in ended])
-        with transaction(self.engine) as connection:
+        has_fallback = any(each.claimed.order.command.options.fallback for each in ended)
+        with (transaction if has_fallback else statement)(self.engine) as connection:
             changed = connection.execute(sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()}).all()
             call_back(connection, [row.unneeded for row in changed if row.unneeded])
             return {row.id for row in changed}

@@ -3,6 +3,9 @@
 Left alone, kombu lets an item that is not JSON end the worker, and takes JSON that is no message for a lost connection.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from json import JSONDecodeError
 from typing import Any
 
@@ -24,6 +27,22 @@ def be_patient() -> None:
 
 class PatientChannel(redis.Channel):
     """Reads the queues; an item that is not JSON is refused in one line."""
+
+    @cached_property
+    def _lasting_client(self) -> Any:
+        return self._create_client()
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """Lend the one client of this channel: kombu makes a new one for every command, and that is dear.
+
+        A client holds no connection of its own, it borrows one of the pool for each command.
+        """
+        yield client or self._lasting_client
+
+    def _disconnect_pools(self) -> None:
+        self.__dict__.pop("_lasting_client", None)  # it knows the pool that goes away
+        super()._disconnect_pools()
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -6,7 +6,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from delivery.errors import LedgerUnavailable
-from ledger.database import connect, transaction
+from ledger.database import connect, statement, transaction
 from ledger.models import metadata
 from ledger.schema import check_schema, migrate
 
@@ -50,3 +50,27 @@ def test_a_broken_statement_is_our_fault_and_not_the_ledgers(migrated):
         connection.execute(text("SELECT * FROM nowhere"))
 
     assert not isinstance(caught.value, LedgerUnavailable)
+
+
+def test_a_connection_that_died_at_rest_is_replaced_without_a_word(migrated, postgres_url):
+    rested = connect(postgres_url, fresh_s=0)
+    with transaction(rested) as connection:
+        ended = connection.scalar(text("SELECT pg_backend_pid()"))
+    with transaction(migrated) as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": ended})
+
+    with transaction(rested) as connection:
+        found = connection.scalar(text("SELECT pg_backend_pid()"))
+
+    rested.dispose()
+    assert found != ended
+
+
+def test_each_statement_stands_by_itself_even_when_the_next_one_fails(migrated):
+    with statement(migrated) as connection:
+        connection.execute(text("CREATE TABLE stands ()"))
+        with pytest.raises(Exception, match="nowhere"):
+            connection.execute(text("SELECT * FROM nowhere"))
+
+    with transaction(migrated) as connection:
+        connection.execute(text("DROP TABLE stands"))  # fails when there is none
