@@ -7,18 +7,6 @@ from sqlalchemy import text
 
 from ledger.order import SUSPECT, UNBLOCKED
 
-KEEP_KEYS = text("""
-    INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
-    SELECT producer, key, body_hash, id, now() + kept_s * interval '1 second'
-    FROM unnest(CAST(:producers AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:ids AS uuid[]),
-                CAST(:kept AS float8[])) AS new (producer, key, body_hash, id, kept_s)
-    ORDER BY producer, key
-    ON CONFLICT (producer, key) DO UPDATE
-       SET body_hash = excluded.body_hash, delivery_id = excluded.delivery_id, kept_until = excluded.kept_until
-     WHERE i.kept_until <= now()
-    RETURNING i.producer, i.key
-""")
-
 FIND_KEYS = text("""
     SELECT i.producer, i.key, i.body_hash, d.id, d.state, d.next_at
     FROM idempotency i JOIN deliveries d ON d.id = i.delivery_id
@@ -32,6 +20,8 @@ POINT_KEYS = text("""
     WHERE i.producer = new.producer AND i.key = new.key
 """)
 
+# One statement, so that a submit is one round trip. A row is opened when its payload was sealed with the person's own
+# data key and it won every key it wants; the answer says which of the two was missing.
 OPEN = text("""
     WITH new AS (
       SELECT * FROM unnest(
@@ -39,9 +29,36 @@ OPEN = text("""
         CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
-        CAST(:fallbacks AS smallint[])
+        CAST(:fallbacks AS smallint[]), CAST(:data_keys AS bytea[]), CAST(:data_keys_are_new AS bool[])
       ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-                order_key, fallback)
+                order_key, fallback, data_key, data_key_is_new)
+    ), wanted AS (
+      SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
+                           CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
+        AS wanted (id, producer, key, body_hash, kept_s)
+    ), known AS (
+      SELECT person, data_key FROM people WHERE person IN (SELECT person FROM new)
+    ), made AS (
+      INSERT INTO people (person, data_key)
+      SELECT DISTINCT ON (person) person, data_key FROM new
+      WHERE data_key_is_new AND NOT EXISTS (SELECT FROM known WHERE known.person = new.person)
+      ORDER BY person
+      ON CONFLICT DO NOTHING
+      RETURNING person, data_key
+    ), sealed AS (
+      SELECT new.* FROM new JOIN (SELECT * FROM known UNION ALL SELECT * FROM made) AS k
+        ON k.person = new.person AND k.data_key = new.data_key
+    ), kept AS (
+      INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
+      SELECT producer, key, body_hash, id, now() + kept_s * interval '1 second'
+      FROM wanted WHERE id IN (SELECT id FROM sealed) ORDER BY producer, key
+      ON CONFLICT (producer, key) DO UPDATE
+         SET body_hash = excluded.body_hash, delivery_id = excluded.delivery_id, kept_until = excluded.kept_until
+       WHERE i.kept_until <= now()
+      RETURNING i.delivery_id
+    ), won AS (
+      SELECT * FROM sealed s
+      WHERE (SELECT count(*) FROM kept WHERE delivery_id = s.id) = (SELECT count(*) FROM wanted WHERE wanted.id = s.id)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
                               hold_uncertain, person, recipient, order_key, fallback)
@@ -51,14 +68,15 @@ OPEN = text("""
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback
-      FROM new
+      FROM won
       RETURNING id, state, next_at, producer
-    ), sealed AS (
-      INSERT INTO payloads (delivery_id, body) SELECT id, body FROM new
+    ), stored AS (
+      INSERT INTO payloads (delivery_id, body) SELECT id, body FROM won
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id) SELECT producer, 'accepted', id FROM opened
     )
-    SELECT id, state, next_at FROM opened
+    SELECT new.id, opened.state, opened.next_at, sealed.id IS NOT NULL AS is_sealed
+    FROM new LEFT JOIN opened ON opened.id = new.id LEFT JOIN sealed ON sealed.id = new.id
 """)
 
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
