@@ -3,10 +3,11 @@
 Owns one token for one account. It fetches as seldom as it can, since every fetch may count against a quota, and it
 keeps working without Redis, which only spares fetches. A token or secret never stands in an error, a `repr` or a log.
 
-Source: RFC 6749, The OAuth 2.0 Authorization Framework, sections 4.4 and 5, read 2026-11-22.
+Source: RFC 6749, The OAuth 2.0 Authorization Framework, sections 4.4, 5 and 6, read 2026-11-22.
 """
 
 import hashlib
+import random
 import re
 import threading
 import time
@@ -18,17 +19,19 @@ from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
-from redis import Redis
 
 from config.policy import Timeouts
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
 from providers.http import Answer, HttpClient
-from providers.token_shelf import Token, TokenShelf, is_sendable
+from providers.token_shelf import Shelf, Token, is_sendable
 
 _WORD = re.compile(r"[a-z_]{1,40}")
 # A renewal ahead of its time that fails is tried again after this, while the old token still serves.
 _RENEWAL_PAUSE = timedelta(seconds=30)
 _LOOK_EVERY = timedelta(milliseconds=50)
+# Each process begins to renew at its own moment within this share of the margin, so that the first one renews while
+# the others still work with the old token.
+_SPREAD = 0.1
 
 
 class Credentials(Protocol):
@@ -82,7 +85,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """Who we are at a token endpoint, for the grant `client_credentials`.
+    """Who we are at a token endpoint.
 
     Attributes:
         token_url: Absolute, without query.
@@ -97,10 +100,9 @@ class ClientCredentials:
     default_life: timedelta = timedelta(hours=1)
 
     def form(self) -> Mapping[str, str]:
-        """Return the form that asks for a token; it holds the secret."""
+        """Return our part of the form that asks for a token; it holds the secret."""
         names = {"client_id": self.client_id, "client_secret": self.client_secret.get_secret_value()}
-        scope = {"scope": self.scope} if self.scope else {}
-        return {"grant_type": "client_credentials", **names, **scope}
+        return {**names, "scope": self.scope} if self.scope else names
 
     def mark(self) -> str:
         """Return a short mark that tells tokens of other credentials apart; reveals nothing."""
@@ -109,48 +111,46 @@ class ClientCredentials:
 
 
 class TokenSource:
-    """One bearer token, shared by the threads of this process and, through Redis, by every worker.
+    """One bearer token, shared by the threads of this process and, through its shelf, by every worker.
 
     Args:
-        service: Names the token in Redis, `api:{service}:token`, e.g. "crm".
         credentials: Who we are.
+        shelf: Where workers share the token.
         http: The pooled session.
         timeouts: Of one call to the token endpoint. Others wait for that call no longer than its total.
         margin: How long before the end of a token of some life to renew it; never more than half of that life counts,
             or a short token would be fetched at every call.
-        redis: Where workers share the token, with short time-outs and no retries of its own; None when there is none.
-        seal: Encrypts the token for Redis.
-        unseal: Opens what `seal` closed; raises ValueError or InvalidTag for anything else.
+        renewed: Told of each token that was fetched.
         wall: Seconds since 1970, for the times that workers share.
         ticks: A monotonic clock, for the times of this process.
         pause: Waits the seconds it is given, while another worker fetches.
+        chance: A number from 0 to 1, once for each token; tests pass a fixed one.
     """
 
     def __init__(  # noqa: PLR0913 - what a shared token stands on, all by name
         self,
         *,
-        service: str,
         credentials: ClientCredentials,
+        shelf: Shelf,
         http: HttpClient,
         timeouts: Timeouts,
         margin: Callable[[timedelta], timedelta],
-        redis: Redis | None,
-        seal: Callable[[bytes], bytes],
-        unseal: Callable[[bytes], bytes],
+        renewed: Callable[[], object] = lambda: None,
         wall: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._credentials = credentials
+        self._shelf = shelf
         self._http = http
         self._timeouts = timeouts
         self._margin = margin
-        self._shelf = TokenShelf(
-            redis=redis, service=service, mark=credentials.mark(), seal=seal, unseal=unseal, ticks=ticks
-        )
+        self._renewed = renewed
         self._wall = wall
         self._ticks = ticks
         self._pause = pause or threading.Event().wait
+        self._chance = chance
         self._one_at_a_time = threading.Lock()
         self._held: Token | None = None
         self._failure: tuple[float, ProviderError] | None = None
@@ -208,7 +208,8 @@ class TokenSource:
             fresh = self._shared(failed) or self._fetch_for_all(failed)
         except ProviderError as err:
             return self._stay_with_the_old(err, failed)
-        self._held = fresh
+        later = (fresh.dies_at - fresh.renew_at) * _SPREAD * self._chance()
+        self._held = Token(fresh.text, fresh.renew_at + later, fresh.dies_at)
         return fresh.text
 
     def _stay_with_the_old(self, err: ProviderError, failed: str | None) -> str:
@@ -228,13 +229,25 @@ class TokenSource:
 
     def _fetch_for_all(self, failed: str | None) -> Token:
         """Fetch under the lock of the cluster; who does not get it waits for the token of who did."""
-        holder = self._shelf.lock(timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE)
+        keep_for = timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE
+        holder = self._shelf.lock(keep_for)
         if holder is None:
-            return self._wait_for_another(failed) or self._fetch()
+            found = self._wait_for_another(failed)
+            if found is not None:
+                return found
+            holder = self._shelf.lock(keep_for)  # the other one failed, or died
+        if holder is None:
+            return self._fetch_beside()
         try:
             return self._shared(failed) or self._fetch()
         finally:
             self._shelf.unlock(holder)
+
+    def _fetch_beside(self) -> Token:
+        """Fetch although somebody holds the lock, which may be a dead worker; not where two fetches harm each other."""
+        if self._shelf.strict:
+            raise Retryable(f"{_where(self._credentials)}: another worker renews the token", code="temporary")
+        return self._fetch()
 
     def _wait_for_another(self, failed: str | None) -> Token | None:
         # A wait inside a worker's slot is wrong as a rule; here it is one short call of another worker, and coming
@@ -251,11 +264,16 @@ class TokenSource:
 
     def _fetch(self) -> Token:
         started_at, began_at = self._wall(), self._ticks()
-        text, life = _token_in(self._ask(), self._credentials, datetime.fromtimestamp(started_at, UTC))
+        answer = self._ask()
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            _refuse(answer, _where(self._credentials), self._shelf.advice(), datetime.fromtimestamp(started_at, UTC))
+        text, life = _token_in(answer, self._credentials)
         fresh_for = life - min(self._margin(life), life / 2)
         # Counted from the start of the request: the token was made somewhere between then and the answer.
-        token = Token(text, fresh_for.total_seconds(), life.total_seconds())
+        token = Token(text, fresh_for.total_seconds(), life.total_seconds(), _refresh_token_in(answer))
+        # Nobody sees the token before the shelf has it: what is lost after its first use may be lost for good.
         self._shelf.write(token.moved(started_at), keep_for=fresh_for)
+        self._renewed()
         return token.moved(began_at)
 
     def _ask(self) -> Answer:
@@ -267,7 +285,7 @@ class TokenSource:
                 route=urlsplit(url).path,
                 timeouts=self._timeouts,
                 headers={"Accept": "application/json"},
-                form=self._credentials.form(),
+                form={**self._shelf.grant(), **self._credentials.form()},
                 max_bytes=65_536,
             )
         except Ambiguous as err:
@@ -276,15 +294,18 @@ class TokenSource:
             raise Retryable(message, code="not_sent", http_status=err.http_status) from err
 
 
-def _token_in(answer: Answer, credentials: ClientCredentials, now: datetime) -> tuple[str, timedelta]:
+def _token_in(answer: Answer, credentials: ClientCredentials) -> tuple[str, timedelta]:
     found = answer.json()
-    if answer.status >= HTTPStatus.BAD_REQUEST:
-        _refuse(answer, credentials, now)
     text, kind = found.get("access_token"), str(found.get("token_type", "bearer"))
     if not isinstance(text, str) or not is_sendable(text) or kind.lower() != "bearer":
         message = f"{_where(credentials)}: answered {answer.status} without a bearer token; check the token URL"
         raise Retryable(message, code="unavailable", http_status=answer.status)
     return text, _life(found.get("expires_in")) or credentials.default_life
+
+
+def _refresh_token_in(answer: Answer) -> str | None:
+    found = answer.json().get("refresh_token")
+    return found if isinstance(found, str) and is_sendable(found) else None
 
 
 def _life(expires_in: object) -> timedelta | None:
@@ -295,9 +316,9 @@ def _life(expires_in: object) -> timedelta | None:
         return None
 
 
-def _refuse(answer: Answer, credentials: ClientCredentials, now: datetime) -> NoReturn:
+def _refuse(answer: Answer, endpoint: str, advice: str, now: datetime) -> NoReturn:
     word = _error_word(answer.json())
-    where = f"{_where(credentials)}: no token ({answer.status} {word})".replace(" )", ")")
+    where = f"{endpoint}: no token ({answer.status} {word})".replace(" )", ")")
     facts: dict[str, Any] = {"http_status": answer.status, "provider_code": word or None}
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         code = "rate_limited" if answer.status == HTTPStatus.TOO_MANY_REQUESTS else "unavailable"
@@ -306,7 +327,7 @@ def _refuse(answer: Answer, credentials: ClientCredentials, now: datetime) -> No
     if answer.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}:
         raise Retryable(f"{where}; it will be asked again", code="unavailable", **facts)
     if word or answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        raise Permanent(f"{where}; check client id, secret and scope", code="unauthorized", **facts)
+        raise Permanent(f"{where}; {advice}", code="unauthorized", **facts)
     raise Permanent(f"{where}; check the token URL", code="misconfigured", **facts)
 
 
