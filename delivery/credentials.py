@@ -13,14 +13,12 @@ class Credential:
     Attributes:
         version: Grows with each change.
         secrets: By name, e.g. {"refresh_token": "..."}.
-        renewing: Somebody is replacing it now.
         unproven_since: A renewal began then, and none was stored since: the provider may have replaced the credential
             in an answer that nobody kept. None when the last renewal was stored.
     """
 
     version: int
     secrets: Mapping[str, str] = field(repr=False)
-    renewing: bool = False
     unproven_since: datetime | None = None
 
 

@@ -16,10 +16,7 @@ from delivery.credentials import Credential
 from ledger.database import transaction
 from ledger.vault import Vault
 
-_FIND = text("""
-    SELECT version, sealed, unproven_since, coalesce(renewing_until > now(), false) AS renewing
-    FROM credentials WHERE account = :account
-""")
+_FIND = text("SELECT version, sealed, unproven_since FROM credentials WHERE account = :account")
 _BEGIN = text("""
     WITH free AS (
       SELECT account, unproven_since FROM credentials
@@ -29,7 +26,7 @@ _BEGIN = text("""
     UPDATE credentials c
        SET renewing_until = now() + :keep_s * interval '1 second', unproven_since = coalesce(c.unproven_since, now())
     FROM free WHERE c.account = free.account
-    RETURNING c.version, c.sealed, free.unproven_since, true AS renewing
+    RETURNING c.version, c.sealed, free.unproven_since
 """)
 _REPLACE = text("""
     UPDATE credentials
@@ -92,7 +89,7 @@ class PostgresCredentials:
 
     def _opened(self, account: str, row: Row[Any]) -> Credential:
         secrets = json.loads(self.vault.masters.unwrap(bytes(row.sealed), _place(account)))
-        return Credential(row.version, secrets, row.renewing, row.unproven_since)
+        return Credential(row.version, secrets, row.unproven_since)
 
 
 def _place(account: str) -> str:

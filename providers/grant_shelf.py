@@ -66,11 +66,6 @@ class GrantShelf:
         self._using = self._tried(lambda: self._store.begin_renewal(self._account, keep_for=keep_for))
         return str(self._using.version) if self._using else None
 
-    def is_locked(self) -> bool:
-        """Tell whether somebody still renews."""
-        found = self._find()
-        return found is not None and found.renewing
-
     def unlock(self, holder: str) -> None:
         """Give the right back; while a pair waits to be stored nobody else may renew, as far as the lease goes."""
         if self._unsaved is not None:

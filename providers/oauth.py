@@ -229,17 +229,22 @@ class TokenSource:
 
     def _fetch_for_all(self, failed: str | None) -> Token:
         """Fetch under the lock of the cluster; who does not get it waits for the token of who did."""
-        keep_for = timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE
-        holder = self._shelf.lock(keep_for)
-        if holder is None:
-            found = self._wait_for_another(failed)
+        # A wait inside a worker's slot is wrong as a rule; here it is one short call of another worker, and coming
+        # back later would burn an attempt of every delivery that meets it.
+        looks = int(self._timeouts.total_s / _LOOK_EVERY.total_seconds())
+        for _ in range(looks):
+            holder = self._shelf.lock(timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE)
+            if holder is not None:
+                return self._fetch_locked(holder, failed)
+            self._pause(_LOOK_EVERY.total_seconds())
+            found = self._shared(failed)
             if found is not None:
                 return found
-            holder = self._shelf.lock(keep_for)  # the other one failed, or died
-        if holder is None:
-            return self._fetch_beside()
+        return self._fetch_beside()
+
+    def _fetch_locked(self, holder: str, failed: str | None) -> Token:
         try:
-            return self._shared(failed) or self._fetch()
+            return self._shared(failed) or self._fetch()  # it may have been shared between the look and the lock
         finally:
             self._shelf.unlock(holder)
 
@@ -248,19 +253,6 @@ class TokenSource:
         if self._shelf.strict:
             raise Retryable(f"{_where(self._credentials)}: another worker renews the token", code="temporary")
         return self._fetch()
-
-    def _wait_for_another(self, failed: str | None) -> Token | None:
-        # A wait inside a worker's slot is wrong as a rule; here it is one short call of another worker, and coming
-        # back later would burn an attempt of every delivery that meets it.
-        looks = int(self._timeouts.total_s / _LOOK_EVERY.total_seconds())
-        for _ in range(looks):
-            self._pause(_LOOK_EVERY.total_seconds())
-            found = self._shared(failed)
-            if found is not None:
-                return found
-            if not self._shelf.is_locked():
-                return self._shared(failed)  # it may have been shared between the look and the question
-        return None
 
     def _fetch(self) -> Token:
         started_at, began_at = self._wall(), self._ticks()

@@ -71,10 +71,6 @@ class Shelf(Protocol):
         """Return the proof that we may fetch, None while another does."""
         ...
 
-    def is_locked(self) -> bool:
-        """Tell whether somebody still fetches."""
-        ...
-
     def unlock(self, holder: str) -> None:
         """Let others fetch, if the lock is still ours."""
         ...
@@ -139,10 +135,6 @@ class TokenShelf:
         holder = secrets.token_hex(16)
         taken = self._tried(lambda redis: bool(redis.set(self._lock_key, holder, nx=True, px=keep_for)), otherwise=True)
         return holder if taken else None
-
-    def is_locked(self) -> bool:
-        """Tell whether somebody still fetches."""
-        return self._tried(lambda redis: bool(redis.exists(self._lock_key)), otherwise=False)
 
     def unlock(self, holder: str) -> None:
         """Let others fetch, if the lock is still ours."""

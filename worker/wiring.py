@@ -16,6 +16,7 @@ from delivery.engine import Engine
 from delivery.errors import Permanent
 from delivery.judging import lease
 from delivery.ports import Provider
+from ledger.alerts import Alerts
 from ledger.credentials import PostgresCredentials
 from ledger.sealing import keyed_hash, seal, unseal
 from providers.crm_rest import CrmRest
@@ -26,6 +27,7 @@ from providers.smtp import Smtp
 from providers.token_shelf import Shelf, TokenShelf
 from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
+from worker.alerts import Alarm
 from worker.breaker import BreakerGate
 from worker.limits import LimitRules, SharedLimiter
 from worker.metrics import Recorder
@@ -65,7 +67,8 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     worker = f"{socket.gethostname()}:{getpid()}"
     # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
     gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
-    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker, gates)
+    alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
+    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates)
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:

@@ -5,7 +5,7 @@ standard input asks for one more step; tells one token, or one error code with i
 
 - `ask`: one token for each line.
 - `die`: as `ask`, but killed between the token endpoint's answer and the store.
-- `refused`: sixteen threads learn at once that the API refused the token.
+- `storm`: one token, and from the second line on sixteen threads learn at once that the API refused the last one.
 """
 
 import os
@@ -42,12 +42,9 @@ def _shelf(how, place, us):
     return GrantShelf(store(database, Vault(database, MasterKeys([bytes(32)]))), "crm:default")
 
 
-def _step(how, source):
-    if how != "refused":
-        return source.token()
-    used = source.headers()
+def _storm(source, used):
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: source.refused(used), range(16)))
+        list(pool.map(lambda _: source.renew(used), range(16)))
     return source.token()
 
 
@@ -67,9 +64,11 @@ def main():
         margin=lambda life: life / 2,
     )
     _tell("ready")
+    last = None
     for _ in sys.stdin:
         try:
-            _tell(_step(how, source))
+            last = _storm(source, last) if how == "storm" and last else source.token()
+            _tell(last)
         except ProviderError as err:
             _tell(f"{err.code}: {err}")
 

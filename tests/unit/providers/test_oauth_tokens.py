@@ -45,7 +45,7 @@ class Clock:
 
 @dataclass
 class FakeRedis:
-    """The four commands the token needs, in memory; `away` makes every one of them fail."""
+    """The three commands the token needs, in memory; `away` makes every one of them fail."""
 
     values: dict[str, Any] = field(default_factory=dict)
     lives: dict[str, timedelta] = field(default_factory=dict)
@@ -67,10 +67,6 @@ class FakeRedis:
         self.values.update({} if taken else {name: value})
         self.lives[name] = px
         return not taken
-
-    def exists(self, name: str) -> int:
-        self._reach()
-        return int(name in self.values)
 
     def eval(self, _script: str, _keys: int, name: str, value: str) -> int:
         self._reach()
