@@ -169,6 +169,28 @@ class Excess(Section):
     retry_after_cap: Seconds = Field(validation_alias="retry_after_cap_s")
 
 
+class UsageHeader(Section):
+    """A header in which the provider tells how much of a limit the account has used.
+
+    Attributes:
+        header: Percentages in JSON where `percent_in` is set, else the number of calls that are left.
+        percent_in: Fields of the JSON that hold percentages, at the top or in the lists below it.
+        minutes_in: Field of the JSON that says in how many minutes calls are accepted again.
+        limit_header: Says how many calls there are in all; without it and without `limit` only the last call counts.
+        limit: Calls in all, where no header says it.
+        reset_header: Says when calls are accepted again: seconds, or an instant in seconds or milliseconds since 1970.
+        slow_at: Share used from which the account slows down, evenly until all is used.
+    """
+
+    header: HeaderName
+    percent_in: Texts = ()
+    minutes_in: Text | None = None
+    limit_header: HeaderName | None = None
+    limit: Count | None = None
+    reset_header: HeaderName | None = None
+    slow_at: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Limits(Section):
     """Template section 2.4, for one account; each limit that is absent does not bind."""
 
@@ -179,6 +201,7 @@ class Limits(Section):
     concurrent: Count | None = None
     other: Annotated[tuple[Window, ...], listed] = ()
     per_recipient: Annotated[tuple[Window, ...], listed] = ()
+    usage: Annotated[tuple[UsageHeader, ...], listed] = ()
     on_excess: Excess
 
     def windows(self) -> tuple[Window, ...]:

@@ -61,6 +61,8 @@ class AttemptTeller:
         if not _was_sent(outcome):
             self._recorder.turned_back(**where, code=outcome.code)
             return
+        if settlement.usage is not None and settlement.usage.unreadable:
+            self._recorder.usage_unreadable(service=order.command.service)
         name = type(outcome).__name__.lower()
         self._recorder.answered(**where, outcome=name, code=outcome.code, took=settlement.duration)
         if order.attempt > 1:
