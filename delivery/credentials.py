@@ -48,6 +48,11 @@ class CredentialStore(Protocol):
         """Store new secrets in place of that version and end the renewal; False when it was changed meanwhile."""
         ...
 
-    def end_renewal(self, account: str, version: int) -> None:
-        """Give the right back where nothing new is to be stored."""
+    def end_renewal(self, account: str, begun: Credential, *, doubtful: bool) -> None:
+        """Give the right back where nothing new is to be stored.
+
+        Args:
+            begun: What `begin_renewal` returned.
+            doubtful: The provider may have replaced the credential all the same: its answer was lost.
+        """
         ...

@@ -34,7 +34,12 @@ _REPLACE = text("""
     WHERE account = :account AND version = :version
     RETURNING version
 """)
-_END = text("UPDATE credentials SET renewing_until = NULL WHERE account = :account AND version = :version")
+_END = text("""
+    UPDATE credentials
+       SET renewing_until = NULL,
+           unproven_since = CASE WHEN :doubtful THEN unproven_since ELSE CAST(:since AS timestamptz) END
+    WHERE account = :account AND version = :version
+""")
 _GIVE = text("""
     WITH given AS (
       INSERT INTO credentials AS c (account, sealed) VALUES (:account, :sealed)
@@ -73,10 +78,11 @@ class PostgresCredentials:
             values = {"account": account, "version": version, "sealed": self._sealed(account, secrets)}
             return connection.scalar(_REPLACE, values) is not None
 
-    def end_renewal(self, account: str, version: int) -> None:
+    def end_renewal(self, account: str, begun: Credential, *, doubtful: bool) -> None:
         """See `CredentialStore.end_renewal`."""
+        values = {"account": account, "version": begun.version, "doubtful": doubtful, "since": begun.unproven_since}
         with transaction(self.engine) as connection:
-            connection.execute(_END, {"account": account, "version": version})
+            connection.execute(_END, values)
 
     def give(self, account: str, secrets: Mapping[str, str], *, actor: str, reason: str) -> None:
         """Put an operator's new credential in place of whatever is there, with an audit row."""

@@ -32,6 +32,7 @@ class GrantShelf:
         self._store = store
         self._account = account
         self._using: Credential | None = None
+        self._doubtful = False
         self._unsaved: tuple[int, Mapping[str, str]] | None = None
 
     def read(self) -> Token | None:
@@ -64,23 +65,26 @@ class GrantShelf:
     def lock(self, keep_for: timedelta) -> str | None:
         """Take the right to renew, for the whole cluster."""
         self._using = self._tried(lambda: self._store.begin_renewal(self._account, keep_for=keep_for))
+        self._doubtful = False
         return str(self._using.version) if self._using else None
 
-    def unlock(self, holder: str) -> None:
+    def unlock(self, holder: str) -> None:  # noqa: ARG002 - what we hold is known
         """Give the right back; while a pair waits to be stored nobody else may renew, as far as the lease goes."""
         if self._unsaved is not None:
             return
         try:
-            self._store.end_renewal(self._account, int(holder))
+            self._store.end_renewal(self._account, self._used(), doubtful=self._doubtful)
         except LedgerUnavailable:
             return  # the lease ends by itself
 
     def grant(self) -> Mapping[str, str]:
-        """Ask with the refresh token that stands in the ledger."""
+        """Ask with the refresh token that stands in the ledger; until an answer comes, it may be used up."""
+        self._doubtful = True
         return {"grant_type": "refresh_token", "refresh_token": self._used().secrets["refresh_token"]}
 
-    def advice(self) -> str:
+    def refused(self) -> str:
         """Name the way to a new credential, and what may have used the old one up."""
+        self._doubtful = False
         since = self._used().unproven_since
         step = f"authorise again, then: entrega accounts set {self._account}"
         if since is None:

@@ -29,6 +29,9 @@ _WORD = re.compile(r"[a-z_]{1,40}")
 # A renewal ahead of its time that fails is tried again after this, while the old token still serves.
 _RENEWAL_PAUSE = timedelta(seconds=30)
 _LOOK_EVERY = timedelta(milliseconds=50)
+_SERVER_ERROR = 500
+# Refusals of the token endpoint that pass by themselves, and our word for each.
+_TRANSIENT: Mapping[int, str] = {408: "unavailable", 425: "unavailable", 429: "rate_limited"}
 # Each process begins to renew at its own moment within this share of the margin, so that the first one renews while
 # the others still work with the old token.
 _SPREAD = 0.1
@@ -258,7 +261,7 @@ class TokenSource:
         started_at, began_at = self._wall(), self._ticks()
         answer = self._ask()
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            _refuse(answer, _where(self._credentials), self._shelf.advice(), datetime.fromtimestamp(started_at, UTC))
+            self._refuse(answer, datetime.fromtimestamp(started_at, UTC))
         text, life = _token_in(answer, self._credentials)
         fresh_for = life - min(self._margin(life), life / 2)
         # Counted from the start of the request: the token was made somewhere between then and the answer.
@@ -267,6 +270,19 @@ class TokenSource:
         self._shelf.write(token.moved(started_at), keep_for=fresh_for)
         self._renewed()
         return token.moved(began_at)
+
+    def _refuse(self, answer: Answer, now: datetime) -> NoReturn:
+        word = _error_word(answer.json())
+        where = f"{_where(self._credentials)}: no token ({answer.status} {word})".replace(" )", ")")
+        facts: dict[str, Any] = {"http_status": answer.status, "provider_code": word or None}
+        code = _TRANSIENT.get(answer.status) or ("unavailable" if answer.status >= _SERVER_ERROR else None)
+        if code is not None:
+            asked = answer.retry_after(now)
+            raise Retryable(f"{where}; it will be asked again", code=code, retry_after=asked, **facts)
+        advice = self._shelf.refused()
+        if word or answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise Permanent(f"{where}; {advice}", code="unauthorized", **facts)
+        raise Permanent(f"{where}; check the token URL", code="misconfigured", **facts)
 
     def _ask(self) -> Answer:
         url = self._credentials.token_url
@@ -306,21 +322,6 @@ def _life(expires_in: object) -> timedelta | None:
         return timedelta(seconds=seconds) if seconds > 0 else None
     except (ValueError, OverflowError):
         return None
-
-
-def _refuse(answer: Answer, endpoint: str, advice: str, now: datetime) -> NoReturn:
-    word = _error_word(answer.json())
-    where = f"{endpoint}: no token ({answer.status} {word})".replace(" )", ")")
-    facts: dict[str, Any] = {"http_status": answer.status, "provider_code": word or None}
-    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        code = "rate_limited" if answer.status == HTTPStatus.TOO_MANY_REQUESTS else "unavailable"
-        asked = answer.retry_after(now)
-        raise Retryable(f"{where}; it will be asked again", code=code, retry_after=asked, **facts)
-    if answer.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}:
-        raise Retryable(f"{where}; it will be asked again", code="unavailable", **facts)
-    if word or answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        raise Permanent(f"{where}; {advice}", code="unauthorized", **facts)
-    raise Permanent(f"{where}; check the token URL", code="misconfigured", **facts)
 
 
 def _error_word(found: Mapping[str, Any]) -> str:

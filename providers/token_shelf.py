@@ -79,8 +79,8 @@ class Shelf(Protocol):
         """Return what the token is asked for with, as fields of the form; asked under the lock."""
         ...
 
-    def advice(self) -> str:
-        """Return what an operator should do when the token endpoint refuses us."""
+    def refused(self) -> str:
+        """Learn that the token endpoint refused us for good, and return what an operator should do."""
         ...
 
 
@@ -144,7 +144,7 @@ class TokenShelf:
         """Ask by our own name alone."""
         return {"grant_type": "client_credentials"}
 
-    def advice(self) -> str:
+    def refused(self) -> str:
         """Name what may be wrong."""
         return "check client id, secret and scope"
 

@@ -73,12 +73,15 @@ def test_the_lease_of_a_dead_worker_ends_and_the_next_learns_of_the_unfinished_r
     assert second.unproven_since is not None
 
 
-def test_a_renewal_that_was_given_back_leaves_the_way_free(store):
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_a_renewal_that_was_given_back_leaves_the_way_free_and_a_doubt_stays(store, doubtful):
     begun = store.begin_renewal(ACCOUNT, keep_for=HALF_A_MINUTE)
 
-    store.end_renewal(ACCOUNT, begun.version)
+    store.end_renewal(ACCOUNT, begun, doubtful=doubtful)
 
-    assert store.begin_renewal(ACCOUNT, keep_for=HALF_A_MINUTE) is not None
+    again = store.begin_renewal(ACCOUNT, keep_for=HALF_A_MINUTE)
+    assert again is not None
+    assert (again.unproven_since is not None) is doubtful
 
 
 def test_secrets_open_with_their_key_and_at_their_account_only(store, database):

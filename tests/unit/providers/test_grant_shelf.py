@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+import requests
 import responses
 from pydantic import SecretStr
 
 from config.policy import Timeouts
 from delivery.credentials import Credential
-from delivery.errors import LedgerUnavailable, Permanent, Retryable
+from delivery.errors import LedgerUnavailable, Permanent, ProviderError, Retryable
 from providers.grant_shelf import GrantShelf
 from providers.http import HttpClient
 from providers.oauth import ClientCredentials, TokenSource
@@ -26,6 +28,7 @@ class Store:
 
     kept: Credential | None = None
     renewing: bool = False
+    doubtful: bool | None = None
     away: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
 
@@ -55,8 +58,9 @@ class Store:
         self.renewing = self.renewing and not same
         return same
 
-    def end_renewal(self, account: str, version: int) -> None:
+    def end_renewal(self, account: str, begun: Credential, *, doubtful: bool) -> None:
         self._reach("end")
+        self.doubtful = doubtful
         self.renewing = False
 
 
@@ -197,6 +201,25 @@ def test_a_refused_refresh_token_says_what_to_do_and_what_may_have_used_it_up(si
     assert (caught.value.code, caught.value.provider_code) == ("unauthorized", "invalid_grant")
     assert "refresh-1" not in str(caught.value)
     assert store.renewing is False
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("reply", "doubtful"),
+    [
+        pytest.param({"status": 400, "json": {"error": "invalid_grant"}}, False, id="refused: nothing was replaced"),
+        pytest.param({"status": 500}, True, id="failed: who knows"),
+        pytest.param({"body": requests.ReadTimeout("late")}, True, id="the answer was lost"),
+    ],
+)
+def test_a_renewal_is_in_doubt_unless_the_endpoint_refused_it(reply: dict[str, Any], doubtful: object) -> None:
+    responses.post(TOKEN_URL, **reply)
+    store = given()
+
+    with pytest.raises(ProviderError):
+        source(store).token()
+
+    assert (store.renewing, store.doubtful) == (False, doubtful)
 
 
 @responses.activate
