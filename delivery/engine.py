@@ -88,9 +88,11 @@ class Engine:
         duration = timedelta(seconds=self.monotonic() - started)
         outcome = judge(claimed, end, self._spec(claimed), rng=self.rng)
         if isinstance(end, Receipt):
-            return Settlement(claimed, outcome, end.http_status, duration=duration)
+            return Settlement(claimed, outcome, end.http_status, duration=duration, usage=end.usage)
         fault = end.cause if isinstance(end, _OwnFault) else None
-        return Settlement(claimed, outcome, end.http_status, end.provider_code, duration, end.retry_after, fault)
+        return Settlement(
+            claimed, outcome, end.http_status, end.provider_code, duration, end.retry_after, fault, end.usage
+        )
 
     def _admit(self, claimed: Claimed, passed: list[Gate]) -> Deferred | None:
         for gate in self.gates:

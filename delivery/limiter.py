@@ -118,6 +118,10 @@ class LimitPlan:
             limits.concurrent,
         )
 
+    def rate(self, share: float) -> float | None:
+        """Return how many calls a second the shortest window allows at a share of its rate; None without a window."""
+        return share * self.account[0].calls * _US / self.account[0].every_us if self.account else None
+
     def share(self, processes: int) -> "LimitPlan":
         """Return what one of `processes` may do alone: its part of every window, evenly paced, without bursts.
 
@@ -229,14 +233,14 @@ class Pace:
         share = self.share_at(now)
         return replace(self, at_us=max(self.at_us, now + freeze_us), virtual_us=self.virtual(now), share=share)
 
-    def slowed(self, freeze_us: int, now: int, tuning: Tuning) -> "Pace":
-        """Return the clock after a refusal: stopped for a time and slower afterwards."""
+    def slowed(self, freeze_us: int, now: int, tuning: Tuning, floor: float = 0.0) -> "Pace":
+        """Return the clock after a refusal: stopped for a time and slower afterwards, but not below `floor`."""
         held = self.frozen(freeze_us, now)
         if now - self.cut_us < microseconds(tuning.cut_every):
             return held
         again = now - self.cut_us < microseconds(tuning.cut_memory)
         cut_to = held.share * (tuning.cut if again else tuning.first_cut)
-        return replace(held, share=max(tuning.least, cut_to), cut_us=now)
+        return replace(held, share=min(held.share, max(tuning.least, floor, cut_to)), cut_us=now)
 
     def _rise_us(self) -> float:
         return (1 - self.share) / self.growth * _US
@@ -244,17 +248,19 @@ class Pace:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a provider's "too many calls" changes; nothing by default.
+    """What a provider's "too many calls", or its word that few are left, changes; nothing by default.
 
     Attributes:
         slows: The account's rate is cut.
         freeze_us: The whole account stops for so long first.
         recipient_us: One recipient stops for so long; None leaves it alone.
+        floor: The rate is not cut below this share: what the provider says is still free.
     """
 
     slows: bool = False
     freeze_us: int = 0
     recipient_us: int | None = None
+    floor: float = 0.0
 
     @property
     def matters(self) -> bool:
@@ -292,6 +298,9 @@ class LimitStatus:
         frozen_for: How much longer the provider asked the account to wait; zero when it did not.
         waiting: Reservations not taken yet.
         shared: False when Redis is away: then this process alone is described, and its own share.
+        next_free: How long a delivery that came now would wait for the account; its recipient may ask for more.
+        rate: Calls a second that hold now on the shortest window; None where no window binds.
+        recipient: The windows of each recipient, in words.
     """
 
     account: str
@@ -302,3 +311,6 @@ class LimitStatus:
     concurrent: int | None
     waiting: int
     shared: bool = True
+    next_free: timedelta = timedelta()
+    rate: float | None = None
+    recipient: tuple[str, ...] = ()

@@ -161,6 +161,32 @@ class _Scope:
             del self.slots[delivery]
 
 
+def wait_for_slot(  # noqa: PLR0913 - what a scope is made of, all by name
+    plan: LimitPlan,
+    tuning: Tuning,
+    *,
+    pace: Pace,
+    calls: Sequence[int],
+    queue: Sequence[tuple[int, str]],
+    full: Sequence[int],
+    now: int,
+) -> timedelta:
+    """Return how long a newcomer would wait for the account, by the rules that let calls go.
+
+    Args:
+        calls: The latest calls, newest first.
+        queue: Reservations: slot on the account's clock, and delivery.
+        full: For each bucket, when it will be full again.
+    """
+    grace, kept_free = microseconds(tuning.grace), microseconds(tuning.kept_free)
+    scope = _Scope(plan.account, pace, grace, kept_free, ("account", "frozen"))
+    scope.calls.extend(calls[: scope.calls.maxlen])
+    scope.queue = sorted(queue)
+    scope.slots = {delivery: slot for slot, delivery in queue}
+    scope.full = list(full)
+    return timedelta(microseconds=max(0, scope.look("", now).slot - now))
+
+
 class MemoryLimiter:
     """The limits of one account, for this process alone. Not thread-safe: the caller holds a lock.
 
@@ -236,7 +262,7 @@ class MemoryLimiter:
     def refused(self, recipient: str, refusal: Refusal, now: int) -> None:
         """Slow the account down or stop one recipient, as the provider's "too many calls" asks."""
         if refusal.slows:
-            self._account.pace = self._account.pace.slowed(refusal.freeze_us, now, self._tuning)
+            self._account.pace = self._account.pace.slowed(refusal.freeze_us, now, self._tuning, refusal.floor)
         if refusal.recipient_us is not None:
             to = self._recipient(recipient, now)
             to.pace = to.pace.frozen(refusal.recipient_us, now)
@@ -256,7 +282,16 @@ class MemoryLimiter:
         frozen_for = timedelta(microseconds=max(0, scope.pace.at_us - now))
         flying = sum(end > now for end in self._leases.values())
         share, cap, waiting = scope.pace.share_at(now), self._plan.concurrent, len(scope.queue)
-        return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, shared=False)
+        next_free = wait_for_slot(
+            self._plan,
+            self._tuning,
+            pace=scope.pace,
+            calls=tuple(scope.calls),
+            queue=tuple(scope.queue),
+            full=scope.full,
+            now=now,
+        )
+        return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, shared=False, next_free=next_free)
 
     def _recipient(self, name: str, now: int) -> _Scope:
         found = self._recipients.pop(name, None) or self._scope(self._plan.recipient, ("recipient", "recipient_frozen"))

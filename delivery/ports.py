@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from delivery.commands import Command
-from delivery.outcomes import Deferred, Outcome, Receipt
+from delivery.outcomes import Deferred, Outcome, Receipt, Usage
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class Settlement:
     Attributes:
         duration: Time from the first byte to the verdict.
         retry_after: How long the provider asked to be left alone; None when it said nothing.
+        usage: What the provider said about the account's limits; None when it said nothing.
         fault: What went wrong inside our own code, for the error tracker; None when a provider spoke.
     """
 
@@ -142,6 +143,7 @@ class Settlement:
     duration: timedelta = timedelta()
     retry_after: timedelta | None = None
     fault: Exception | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)

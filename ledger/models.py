@@ -193,9 +193,45 @@ accounts = Table(
     Column("name", Text, primary_key=True),
     Column("held_reason", Text, comment="why deliveries of this account wait for a person; null when it works"),
     Column("held_at", _Instant),
+    Column("held_code", Text, comment="the error code when the system held it; null: a person did"),
     Column("health", Text, comment="ok or the error code of the last probe"),
     Column("health_note", Text),
     Column("probed_at", _Instant),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column(
+        "version",
+        Integer,
+        nullable=False,
+        server_default="1",
+        comment="grows with each change; who changes it names the one it read",
+    ),
+    Column("sealed", LargeBinary, nullable=False, comment="the secrets as JSON, sealed with a master key"),
+    Column("changed_at", _Instant, nullable=False, server_default=_now),
+    Column("renewing_until", _Instant, comment="one process at a time renews it, and no longer than this"),
+    Column("unproven_since", _Instant, comment="a renewal began then, and none was stored since"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("severity", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("next_step", Text, nullable=False),
+    Column("first_at", _Instant, nullable=False, server_default=_now),
+    Column(
+        "last_at",
+        _Instant,
+        nullable=False,
+        server_default=_now,
+        comment="when it was last told; never more often than every few minutes",
+    ),
 )
 
 inbound_events = Table(

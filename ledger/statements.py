@@ -160,7 +160,7 @@ SETTLE = text("""
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
         AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
-      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason, d.fallback_id
+      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.code, e.reason, d.fallback_id
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id
     ), closed AS (
@@ -172,11 +172,14 @@ SETTLE = text("""
     ), undone AS (
       DELETE FROM attempts a USING changed c WHERE a.delivery_id = c.id AND a.fence = c.fence AND NOT c.burned
     ), shut AS (
-      INSERT INTO accounts AS acc (name, held_reason, held_at)
-      SELECT account, min(reason), now() FROM changed WHERE state = 'held' GROUP BY account
+      INSERT INTO accounts AS acc (name, held_reason, held_code, held_at)
+      SELECT DISTINCT ON (account) account, reason, code, now() FROM changed WHERE state = 'held' ORDER BY account, id
       ON CONFLICT (name) DO UPDATE
-         SET held_reason = coalesce(acc.held_reason, excluded.held_reason),
-             held_at = coalesce(acc.held_at, excluded.held_at)
+         SET held_reason = excluded.held_reason, held_code = excluded.held_code, held_at = excluded.held_at
+       WHERE acc.held_reason IS NULL
+      RETURNING name, held_reason
+    ), noted AS (
+      INSERT INTO audit (actor, action, account, reason) SELECT 'system', 'held', name, held_reason FROM shut
     )
     SELECT id, CASE WHEN state = 'succeeded' THEN fallback_id END AS unneeded FROM changed
 """)

@@ -249,7 +249,7 @@ if slow > 0 then
   stop(a, freeze)
   if now - a.cut >= cut_every then
     local left = now - a.cut < cut_memory and cut or first_cut
-    a.share, a.cut = math.max(least, a.share * left), now
+    a.share, a.cut = math.min(a.share, math.max(least, a.share * left)), now
   end
   save(a)
 end

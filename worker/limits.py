@@ -8,7 +8,7 @@ and keyed hashes. A wiped Redis forgets the calls of the spans under way: see do
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar, get_args
 
@@ -29,7 +29,8 @@ from delivery.limiter import (
     WindowStatus,
     microseconds,
 )
-from delivery.outcomes import Deferred
+from delivery.limiter_local import wait_for_slot
+from delivery.outcomes import Deferred, Usage
 from delivery.ports import Claimed, Settlement
 from worker.limit_fallback import LocalShare
 from worker.limit_scripts import ASK, END
@@ -102,7 +103,7 @@ class SharedLimiter:
         return Deferred("limited", wait, turn.why(plan), burned=False)
 
     def ended(self, settlement: Settlement) -> None:
-        """Free the place in flight; slow the account or stop the recipient when the provider said "too many calls"."""
+        """Free the place in flight; slow or stop the account or the recipient where the provider asked for it."""
         claimed, plan = settlement.claimed, self._plan(settlement.claimed)
         refusal = self._refusal(settlement)
         recipient = self._rules.recipient_key(claimed)
@@ -121,7 +122,9 @@ class SharedLimiter:
             KeyError: No spec is known for the account's service.
         """
         plan = self._plans[account.partition(":")[0]]
-        return self._through_redis(lambda book: book.status(account, plan)) or self._local.status(account, plan)
+        found = self._through_redis(lambda book: book.status(account, plan)) or self._local.status(account, plan)
+        held = plan if found.shared else plan.share(self._rules.processes)
+        return replace(found, rate=held.rate(found.share), recipient=tuple(map(str, held.recipient)))
 
     def _ask(self, book: "_Book", ask: "_Ask", plan: LimitPlan) -> Turn:
         # Calls that this process let go alone are added to the shared count with its first question afterwards.
@@ -146,7 +149,7 @@ class SharedLimiter:
     def _refusal(self, settlement: Settlement) -> Refusal:
         code, limits = settlement.outcome.code, self._rules.limits[_service(settlement.claimed)]
         if code not in {"rate_limited", "pair_limited"}:
-            return Refusal()
+            return _heeded(settlement.usage, limits.on_excess.retry_after_cap)
         asked = self._rules.asked(settlement)
         freeze = max(timedelta(), min(asked, limits.on_excess.retry_after_cap)) if asked else timedelta()
         if code == "rate_limited":
@@ -164,6 +167,14 @@ class SharedLimiter:
 
 def _service(claimed: Claimed) -> str:
     return claimed.order.command.service
+
+
+def _heeded(usage: Usage | None, cap: timedelta) -> Refusal:
+    """Slow the account down while few of its calls are left, and stop it where none is."""
+    if usage is None or (usage.room >= 1 and usage.wait is None):
+        return Refusal()
+    freeze = min(usage.wait, cap) if usage.wait else timedelta()
+    return Refusal(slows=True, freeze_us=microseconds(freeze), floor=usage.room)
 
 
 @dataclass(frozen=True)
@@ -215,8 +226,13 @@ class _Book:
         tuning = self._tuning
         said = [int(refusal.slows), refusal.freeze_us, -1 if refusal.recipient_us is None else refusal.recipient_us]
         times = [microseconds(each) for each in (tuning.first_hold, tuning.horizon)]
-        numbers = [end.took_us, plan.concurrent or 0, *said, *times, tuning.first_cut, tuning.cut, tuning.least]
-        numbers += [microseconds(tuning.cut_every), microseconds(tuning.cut_memory), tuning.growth]
+        numbers = [end.took_us, plan.concurrent or 0, *said, *times, tuning.first_cut, tuning.cut]
+        numbers += [
+            max(tuning.least, refusal.floor),
+            microseconds(tuning.cut_every),
+            microseconds(tuning.cut_memory),
+            tuning.growth,
+        ]
         arguments: list[str | int | float] = [
             self._instant_us(),
             end.delivery,
@@ -234,16 +250,19 @@ class _Book:
         with self._redis.pipeline() as batch:
             batch.hgetall(state_key)
             batch.lrange(calls_key, 0, -1)
-            batch.zcard(queue_key)
+            batch.zrange(queue_key, 0, -1, withscores=True)
             batch.zcount(leases_key, now, "+inf")
-            kept, calls, waiting, flying = batch.execute()
+            kept, calls, reserved, flying = batch.execute()
         state = {_text(name): float(value) for name, value in kept.items()}
         pace = Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
         times = [int(each) for each in calls]
         full = [int(state.get(f"full{place}", 0)) for place in range(1, len(plan.account) + 1)]
         windows = tuple(WindowStatus.of(span, times, last, now) for span, last in zip(plan.account, full, strict=True))
         frozen_for = timedelta(microseconds=max(0, pace.at_us - now))
-        return LimitStatus(account, windows, pace.share_at(now), frozen_for, flying, plan.concurrent, waiting)
+        queue = [(int(slot), _text(delivery)) for delivery, slot in reserved]
+        next_free = wait_for_slot(plan, self._tuning, pace=pace, calls=times, queue=queue, full=full, now=now)
+        share, waiting, cap = pace.share_at(now), len(queue), plan.concurrent
+        return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, next_free=next_free)
 
 
 def _keys(account: str, recipient: str) -> list[str]:

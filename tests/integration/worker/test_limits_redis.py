@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from delivery.commands import CreateLead
 from delivery.ids import new_id
 from delivery.limiter import LimitPlan, Refusal, Tuning
 from delivery.limiter_local import MemoryLimiter
-from delivery.outcomes import Deferred, Receipt, Succeeded
+from delivery.outcomes import Deferred, Receipt, Succeeded, Usage
 from delivery.ports import Claimed, Order, Settlement
 from sandbox.valkey import ValkeyServer
 from worker.limits import LimitRules, SharedLimiter, _Ask, _Book, _End
@@ -92,13 +93,14 @@ def account():
 REFUSALS = {
     "end": Refusal(),
     "slow": Refusal(slows=True),
+    "usage": Refusal(slows=True, floor=0.7),
     "freeze": Refusal(slows=True, freeze_us=2 * SECOND),
     "stop_one": Refusal(recipient_us=3 * SECOND),
 }
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["ask"] * 12 + ["end", "slow", "freeze", "stop_one"]),
+        st.sampled_from(["ask"] * 12 + ["end", "slow", "usage", "freeze", "stop_one"]),
         st.integers(0, 30),
         st.integers(0, 2),
         st.integers(0, 2 * SECOND),
@@ -262,6 +264,63 @@ def test_a_refusal_cuts_the_share_and_retry_after_stops_the_account(redis, accou
     assert limiter.closed(claimed(account)).reason == "the provider asked the whole account to wait"
 
 
+def used(delivery, usage):
+    return replace(succeeded(delivery), usage=usage)
+
+
+def test_a_word_that_few_calls_are_left_slows_the_account_to_what_is_left_and_no_further(redis, account):
+    limiter = gate(redis, per_second=80)
+    delivery = claimed(account)
+    limiter.closed(delivery)
+
+    shares = []
+    for _ in range(4):  # further apart than one event
+        limiter.ended(used(delivery, Usage(room=0.75)))
+        shares.append(limiter.status(account).share)
+        time.sleep(1.05)
+
+    assert shares[0] == pytest.approx(0.9, abs=0.01)
+    assert shares[1:] == [pytest.approx(0.75, abs=0.01)] * 3
+
+
+def test_a_share_that_was_cut_deeper_is_not_raised_by_a_milder_word(redis, account):
+    limiter = gate(redis, per_second=80)
+    delivery = claimed(account)
+    limiter.closed(delivery)
+    redis.hset(f"entrega:limit:{{{account}}}:state", mapping={"share": 0.1, "at": _now_us(redis), "cut": 0})
+
+    limiter.ended(used(delivery, Usage(room=0.75)))
+
+    assert limiter.status(account).share == pytest.approx(0.1, abs=0.02)
+
+
+def _now_us(redis):
+    seconds, micros = redis.time()
+    return seconds * SECOND + micros
+
+
+@pytest.mark.parametrize(("wait", "frozen_s"), [(timedelta(seconds=40), 40), (timedelta(days=400), 90)])
+def test_a_limit_that_is_used_up_stops_the_account_until_it_begins_anew_clamped(redis, account, wait, frozen_s):
+    limiter = gate(redis, per_second=80)
+    delivery = claimed(account)
+    limiter.closed(delivery)
+
+    limiter.ended(used(delivery, Usage(room=0.0, wait=wait)))
+
+    assert timedelta(seconds=frozen_s - 2) < limiter.status(account).frozen_for <= timedelta(seconds=frozen_s)
+
+
+@pytest.mark.parametrize("usage", [None, Usage(), Usage(unreadable=True)])
+def test_a_word_that_asks_for_nothing_changes_nothing(redis, account, usage):
+    limiter = gate(redis, per_second=80)
+    delivery = claimed(account)
+    limiter.closed(delivery)
+
+    limiter.ended(used(delivery, usage))
+
+    assert limiter.status(account).share == 1
+
+
 def test_a_pair_refusal_stops_that_recipient_only(redis, account):
     limiter = gate(redis, per_recipient=(window(1, 6, 45),))
     delivery = claimed(account)
@@ -288,6 +347,33 @@ def test_the_status_counts_calls_reservations_and_places_in_flight(redis, accoun
         ("100 in 86400 s", 2, 100),
     ]
     assert (status.in_flight, status.waiting, status.shared) == (1, 2, True)
+    assert status.rate == 2
+
+
+def test_the_status_tells_the_slot_that_the_next_delivery_gets(redis, account):
+    limiter = gate(redis, per_second=2, per_recipient=(window(1, 6, 45),))
+    for _ in range(5):
+        limiter.closed(claimed(account))
+
+    told = limiter.status(account)
+    given = limiter.closed(claimed(account)).wait
+
+    assert told.next_free.total_seconds() == pytest.approx(given.total_seconds(), abs=0.2)
+    assert told.recipient == ("1 in 6 s with a burst of 45",)
+
+
+def test_a_quiet_account_has_a_free_slot_now(redis, account):
+    assert gate(redis, per_second=2).status(account).next_free == timedelta(0)
+
+
+def test_the_status_tells_the_rate_of_a_slowed_account(redis, account):
+    limiter = gate(redis, per_second=80)
+    delivery = claimed(account)
+    limiter.closed(delivery)
+
+    limiter.ended(refused(delivery))
+
+    assert limiter.status(account).rate == pytest.approx(72, abs=1)
 
 
 def test_a_wiped_script_cache_and_wiped_data_are_no_error(redis, account):

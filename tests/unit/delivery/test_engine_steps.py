@@ -7,7 +7,7 @@ from delivery.commands import CreateLead
 from delivery.engine import Engine
 from delivery.errors import LedgerUnavailable, Permanent, Retryable
 from delivery.ids import new_id
-from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded
+from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Usage
 from delivery.ports import Claimed, Order
 
 LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
@@ -138,6 +138,17 @@ def test_a_verdict_keeps_the_providers_own_code(book):
     (ended,) = engine(book, crm).deliver([new_id()])
 
     assert (ended.outcome.code, ended.http_status, ended.provider_code) == ("unavailable", 503, "BUSY")
+
+
+@pytest.mark.parametrize(
+    "end", [Receipt("LEAD-1", usage=Usage(room=0.5)), Retryable("busy", code="unavailable", usage=Usage(room=0.5))]
+)
+def test_what_the_provider_says_of_its_limits_reaches_the_gates(book, end):
+    door = Door()
+
+    engine(book, Crm(end), gates=[door]).deliver([new_id()])
+
+    assert door.learnt[0].usage == Usage(room=0.5)
 
 
 def test_an_account_nobody_set_up_is_held(book):
