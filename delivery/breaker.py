@@ -29,6 +29,10 @@ _HAIR = 1e-9
 _SPREAD = timedelta(seconds=5)
 # All trials are out: their ends, and so the decision, are seconds away.
 _TRIAL_WAIT = (timedelta(seconds=1), timedelta(seconds=3))
+# A trial is announced a little late rather than early: early, it would be sent away again.
+_TRIAL_MARGIN = timedelta(milliseconds=100)
+# After so many doublings a recovered provider gets as much as its limits allow.
+_RAMPED = 10
 MS = timedelta(milliseconds=1)
 
 
@@ -173,6 +177,25 @@ class View:
     won: int
     lost: int
     forced: Forced | None = None
+
+
+def room(view: View, rules: Rules, *, within: timedelta, most: int) -> list[timedelta]:
+    """Return when calls would be let through: trials first, after a recovery twice as many in each span of `within`.
+
+    Args:
+        within: Look no further ahead.
+        most: At most this many.
+    """
+    if view.forced:
+        return [timedelta()] * (most if view.state == "closed" else 0)
+    if view.state == "open":
+        wait = (view.next_trial or timedelta()) + _TRIAL_MARGIN
+        return [wait] * min(most, rules.trials) if wait <= within else []
+    if view.state == "half-open":
+        return [timedelta()] * min(most, max(0, rules.trials - view.trials_out - view.won - view.lost))
+    if view.age is None or view.age > _RAMPED * within:
+        return [timedelta()] * most
+    return [timedelta()] * min(most, rules.trials * 2 ** (1 + view.age // within))
 
 
 class Circuit(Protocol):

@@ -210,27 +210,19 @@ EXPIRE = text("""
     SELECT state, count(*) AS n FROM ended GROUP BY state
 """)
 
-# Parked deliveries come back through DRAIN alone, at its pace; a lost hint of one that was drained is found here.
-# Those with an order key: `ledger.order_hints`.
-DUE = text("""
+# Of an account that a person holds nothing is hinted; what is due there waits for that person too.
+SHELVE = text("""
     WITH picked AS (
-      SELECT id FROM deliveries
-      WHERE state IN ('ready', 'waiting') AND next_at <= now() AND expires_at > now()
-        AND (hinted_at IS NULL OR hinted_at < now() - :stale_s * interval '1 second')
-        AND (state = 'ready' OR parks = 0) AND order_key IS NULL
-      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
+      SELECT f.id FROM accounts a CROSS JOIN LATERAL (
+        SELECT d.id FROM deliveries d
+        WHERE d.account = a.name AND d.state IN ('ready', 'waiting') AND d.next_at <= now() AND d.expires_at > now()
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+      ) f WHERE a.held_reason IS NOT NULL
+    ), shelved AS (
+      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = a.held_reason
+      FROM picked, accounts a WHERE d.id = picked.id AND a.name = d.account
+      RETURNING d.id, d.account, d.reason
     )
-    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.kind, d.priority, d.next_at
+    INSERT INTO audit (actor, action, delivery_id, account, reason)
+    SELECT 'sweep', 'held', id, account, reason FROM shelved
 """)
-
-DRAIN = text(f"""
-    WITH picked AS (
-      SELECT id FROM deliveries d
-      WHERE state = 'waiting' AND parks > 0 AND next_at <= now() AND expires_at > now()
-        AND {UNBLOCKED}
-      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.kind, d.priority, d.next_at
-""")  # noqa: S608 - pieces of `ledger.order`

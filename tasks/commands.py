@@ -21,7 +21,7 @@ from delivery.outcomes import Deferred, Rejected, Succeeded
 from delivery.ports import Settlement
 from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
-from tasks.app import RETRY_QUEUE
+from tasks.hints import RETRY_QUEUE
 
 if TYPE_CHECKING:
     from tasks.app import Entrega

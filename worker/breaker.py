@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from logging import INFO, WARNING
 
 import structlog
 from redis import Redis
 
 from config.policy import Spec
-from delivery.breaker import Change, Mode, Refusal, Rules, State, View, deferral, mark
+from delivery.breaker import Change, Mode, Refusal, Rules, State, View, deferral, mark, room
 from delivery.breaker_local import LocalCircuit
 from delivery.judging import lease
 from delivery.outcomes import Deferred
@@ -148,6 +148,14 @@ class BreakerGate:
         if known:
             breaker, admitted = known
             breaker.record(admitted, mark(settlement, self._specs[settlement.claimed.order.command.service]))
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
+        """See `delivery.ports.Gate.room`."""
+        try:
+            breaker = self.breaker(account, kind)
+        except LookupError:
+            return [timedelta()] * most
+        return room(breaker.look()[0], breaker.rules, within=within, most=most)
 
     def status(self, account: str, operation: str) -> Status:
         """Return one breaker as an operator sees it.
