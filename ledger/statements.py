@@ -119,16 +119,16 @@ SETTLE = text("""
         CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),
         CAST(:codes AS text[]), CAST(:reasons AS text[]), CAST(:waits AS float8[]), CAST(:parked AS bool[]),
         CAST(:burned AS bool[]), CAST(:receipts AS text[]), CAST(:statuses AS int[]),
-        CAST(:provider_codes AS text[]), CAST(:durations AS float8[])
+        CAST(:provider_codes AS text[]), CAST(:durations AS float8[]), CAST(:paced AS bool[])
       ) AS ended (id, fence, state, outcome, code, reason, wait_s, parked, burned, receipt, http_status,
-                  provider_code, duration_ms)
+                  provider_code, duration_ms, paced)
     ), changed AS (
       UPDATE deliveries d
          SET state = e.state, lease_until = NULL, code = e.code, reason = e.reason,
              receipt = coalesce(e.receipt, d.receipt),
              progress = CASE WHEN e.state = 'succeeded' THEN 'sent' ELSE d.progress END,
              next_at = now() + coalesce(e.wait_s, 0) * interval '1 second',
-             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND e.wait_s <= :short_s
+             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND NOT e.paced AND e.wait_s <= :short_s
                               THEN now() + e.wait_s * interval '1 second' END,
              parks = d.parks + e.parked::int,
              attempts = d.attempts - (NOT e.burned)::int,

@@ -247,6 +247,7 @@ class _Ending:
     statuses: int | None = None
     provider_codes: str | None = None
     durations: float | None = None
+    paced: bool = False
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,7 @@ def _ending(settlement: Settlement) -> _Ending:
         statuses=settlement.http_status,
         provider_codes=settlement.provider_code,
         durations=settlement.duration.total_seconds() * 1000,
+        paced=isinstance(outcome, Deferred) and outcome.paced,
     )
 
 

@@ -152,7 +152,12 @@ class CommandTask(Task):
         self._call_next(ended)
         for each in ended:
             outcome = each.outcome
-            if isinstance(outcome, Deferred) and not outcome.parked and outcome.wait <= SHORT_WAIT:
+            if (
+                isinstance(outcome, Deferred)
+                and not outcome.parked
+                and not outcome.paced
+                and outcome.wait <= SHORT_WAIT
+            ):
                 raise ComeBack(outcome.code, outcome.wait)
 
     def _call_next(self, ended: Sequence[Settlement]) -> None:

@@ -327,6 +327,15 @@ def test_a_short_wait_is_left_to_the_fast_clock_first(ledger, sql):
     assert due(ledger) == [id_]
 
 
+def test_what_upkeep_wakes_has_no_clock_of_its_own(ledger, sql):
+    (id_,) = opened(ledger, lead())
+    (claimed,) = claim(ledger, id_)
+
+    settle(ledger, claimed, Deferred("breaker_open", timedelta(0), "open", burned=False, paced=True))
+
+    assert due(ledger) == [id_]
+
+
 def parked(ledger, *commands):
     ids = opened(ledger, *commands)
     for claimed in claim(ledger, *ids):
