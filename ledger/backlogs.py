@@ -33,8 +33,8 @@ def _pairs(name: str, has_key: str) -> str:
 def _front(has_key: str) -> str:
     """Return the first due deliveries of a lane that stands as `l`, as far as anybody counts."""
     return f"""(
-        SELECT f.hinted_at FROM {_BY_PRIORITY} CROSS JOIN LATERAL (
-          SELECT d.hinted_at FROM deliveries d
+        SELECT f.id, f.hinted_at FROM {_BY_PRIORITY} CROSS JOIN LATERAL (
+          SELECT d.id, d.hinted_at FROM deliveries d
           WHERE d.account = l.account AND d.kind = l.kind AND d.priority = p.priority
             AND d.state IN ('ready', 'waiting') AND d.order_key {has_key}
             AND d.next_at <= now() AND d.expires_at > now()
@@ -43,11 +43,13 @@ def _front(has_key: str) -> str:
       )"""  # noqa: S608 - pieces of this module
 
 
+_LANES = f"""{_pairs("free", "IS NULL")}, {_pairs("keyed", "IS NOT NULL")}, lanes AS (
+      SELECT account, kind FROM free UNION SELECT account, kind FROM keyed
+    )"""  # noqa: S608 - pieces of this module
+
 # What has an order key and a live hint is not counted as live: most of it is blocked, and its hints come to nothing.
 _BACKLOGS = text(f"""
-    WITH RECURSIVE {_pairs("free", "IS NULL")}, {_pairs("keyed", "IS NOT NULL")}, lanes AS (
-      SELECT account, kind FROM free UNION SELECT account, kind FROM keyed
-    ), counted AS (
+    WITH RECURSIVE {_LANES}, counted AS (
       SELECT l.account, l.kind, d.hinted_at, true AS counts FROM lanes l CROSS JOIN LATERAL {_front("IS NULL")} d
       UNION ALL
       SELECT l.account, l.kind, d.hinted_at, false FROM lanes l CROSS JOIN LATERAL {_front("IS NOT NULL")} d
@@ -59,6 +61,26 @@ _BACKLOGS = text(f"""
     GROUP BY d.account, d.kind
     ORDER BY d.account, d.kind
 """)  # noqa: S608 - pieces of this module and `ledger.order_hints`
+
+# What nobody hints would end when its time is over; here it waits for the person who holds the account.
+_SHELVE = text(f"""
+    WITH RECURSIVE {_LANES}, held AS (
+      SELECT l.* FROM lanes l JOIN accounts a ON a.name = l.account WHERE a.held_reason IS NOT NULL
+    ), found AS (
+      SELECT d.id FROM held l CROSS JOIN LATERAL {_front("IS NULL")} d
+      UNION ALL
+      SELECT d.id FROM held l CROSS JOIN LATERAL {_front("IS NOT NULL")} d
+    ), picked AS (
+      SELECT id FROM deliveries WHERE id = ANY(ARRAY(SELECT id FROM found)) AND state IN ('ready', 'waiting')
+      FOR UPDATE SKIP LOCKED
+    ), shelved AS (
+      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = a.held_reason
+      FROM accounts a WHERE d.id = ANY(ARRAY(SELECT id FROM picked)) AND a.name = d.account
+      RETURNING d.id, d.account, d.reason
+    )
+    INSERT INTO audit (actor, action, delivery_id, account, reason)
+    SELECT 'sweep', 'held', id, account, reason FROM shelved
+""")  # noqa: S608 - pieces of this module
 
 # A LIMIT ends the walk from priority to priority as soon as enough is found and locked.
 _TAKE = text(f"""
@@ -84,6 +106,11 @@ def count(connection: Connection, *, stale: timedelta, most: int) -> list[Backlo
     """See `delivery.ports.Ledger.backlogs`."""
     rows = connection.execute(_BACKLOGS, {"stale_s": stale.total_seconds(), "most": most})
     return [Backlog(row.account, row.kind, row.due, row.live) for row in rows]
+
+
+def shelve(connection: Connection, *, most: int) -> None:
+    """Put aside what is due of accounts that a person holds, at most so many of each kind."""
+    connection.execute(_SHELVE, {"most": most})
 
 
 def take(connection: Connection, backlog: Backlog, *, stale: timedelta, waits: Sequence[timedelta]) -> list[Hint]:

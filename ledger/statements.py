@@ -209,20 +209,3 @@ EXPIRE = text("""
     )
     SELECT state, count(*) AS n FROM ended GROUP BY state
 """)
-
-# Of an account that a person holds nothing is hinted; what is due there waits for that person too.
-SHELVE = text("""
-    WITH picked AS (
-      SELECT f.id FROM accounts a CROSS JOIN LATERAL (
-        SELECT d.id FROM deliveries d
-        WHERE d.account = a.name AND d.state IN ('ready', 'waiting') AND d.next_at <= now() AND d.expires_at > now()
-        LIMIT 1000 FOR UPDATE SKIP LOCKED
-      ) f WHERE a.held_reason IS NOT NULL
-    ), shelved AS (
-      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = a.held_reason
-      FROM picked, accounts a WHERE d.id = picked.id AND a.name = d.account
-      RETURNING d.id, d.account, d.reason
-    )
-    INSERT INTO audit (actor, action, delivery_id, account, reason)
-    SELECT 'sweep', 'held', id, account, reason FROM shelved
-""")

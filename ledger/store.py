@@ -97,7 +97,8 @@ class PostgresLedger:
             freed = _counts(connection, sql.FREE_LEASES, {"idempotent": list(idempotent), "retries": lease_retries})
         with transaction(self.engine) as connection:
             ended = _counts(connection, sql.EXPIRE, {})
-            connection.execute(sql.SHELVE)
+        with transaction(self.engine) as connection:
+            backlogs.shelve(connection, most=1000)
         return Swept(
             freed=freed.get("waiting", 0),
             uncertain=freed.get("uncertain", 0),
