@@ -24,7 +24,7 @@ def test_when_beat_is_dead_the_workers_find_what_waits_by_themselves(running):
 
 
 def lose_hints(running, name):
-    """Hand leads over to a worker that stands still, and wipe Redis; return them and the moment, by the ledger's clock."""
+    """Hand leads over to a worker that stands still, and wipe Redis; return them and when that was."""
     worker = psutil.Process(running.system.parts["worker1"].pid)
     worker.suspend()
     ids = [running.lead(f"{name}{n}") for n in range(20)]
