@@ -61,6 +61,11 @@ class Engine:
             self._tell(each)
         return [each for each in settlements if each.claimed.order.delivery_id in settled]
 
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
+        """Foresee when attempts would find every gate open; see `delivery.ports.Gate.room`."""
+        foreseen = [gate.room(account, kind, within=within, most=most) for gate in self.gates]
+        return [max(waits) for waits in zip([timedelta()] * most, *foreseen, strict=False)]
+
     def _settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
         # A receipt in hand is worth waiting for the ledger: dropping it would leave the delivery uncertain. The waits
         # stay within the lease's margin; after that the sweep decides.

@@ -55,6 +55,8 @@ class Deferred:
         wait: How long until the next attempt.
         parked: True when the short retries are spent and the delivery goes to the fallback queue.
         burned: False when a closed gate stopped the attempt before any byte left.
+        paced: True when upkeep wakes it, as fast as the gates let through, and no clock of its own: after an outage all
+            would come back at once.
     """
 
     code: str
@@ -62,6 +64,7 @@ class Deferred:
     reason: str
     parked: bool = False
     burned: bool = True
+    paced: bool = False
 
 
 @dataclass(frozen=True)

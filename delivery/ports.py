@@ -148,11 +148,31 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Hint:
-    """A delivery that some worker should look at now."""
+    """A delivery that some worker should look at.
+
+    Attributes:
+        wait: How long from now; seconds at most.
+    """
 
     id: UUID
     kind: str
     priority: str = "normal"
+    wait: timedelta = timedelta()
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is due of one account and kind.
+
+    Attributes:
+        due: Deliveries without a live hint; counted no further than a round can take.
+        live: Due deliveries whose hint is still under way, counted likewise.
+    """
+
+    account: str
+    kind: str
+    due: int
+    live: int
 
 
 @dataclass(frozen=True)
@@ -258,17 +278,22 @@ class Ledger(Protocol):
         """
         ...
 
-    def due(self, *, stale: timedelta, most: int) -> list[Hint]:
-        """Return due deliveries that have no live hint, most urgent and oldest first, and mark them as hinted.
+    def backlogs(self, *, stale: timedelta, most: int) -> list[Backlog]:
+        """Return what is due, the fallback queue included, for each account that no person holds.
 
         Args:
             stale: Age after which a hint counts as lost.
-            most: At most this many.
+            most: Count no further than this.
         """
         ...
 
-    def drain(self, *, most: int) -> list[Hint]:
-        """Take up parked deliveries that are due, most urgent and oldest first, and mark them as hinted."""
+    def due(self, backlog: Backlog, *, stale: timedelta, waits: Sequence[timedelta]) -> list[Hint]:
+        """Take due deliveries without a live hint, most urgent and oldest first, and mark them as hinted.
+
+        Args:
+            stale: Age after which a hint counts as lost.
+            waits: When calls may begin, soonest first: the n-th delivery gets the n-th, and no more are taken.
+        """
         ...
 
 
@@ -285,7 +310,7 @@ class Hints(Protocol):
 
 
 class Gate(Protocol):
-    """Something that may stop an attempt before any byte leaves: a breaker, a limiter. Neither method raises."""
+    """Something that may stop an attempt before any byte leaves: a breaker, a limiter. No method raises."""
 
     def closed(self, claimed: Claimed) -> Deferred | None:
         """Return why and until when the gate is closed (`burned=False`), or None when the attempt may go."""
@@ -293,6 +318,20 @@ class Gate(Protocol):
 
     def ended(self, settlement: Settlement) -> None:
         """Learn how an attempt ended that this gate let through, also when a later gate closed on it."""
+        ...
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
+        """Foresee when attempts would find this gate open, and promise nothing.
+
+        Args:
+            account: E.g. "crm:default".
+            kind: E.g. "create_lead".
+            within: Look no further ahead.
+            most: At most this many.
+
+        Returns:
+            One wait from now for each attempt, soonest first; zeros where nothing binds.
+        """
         ...
 
 

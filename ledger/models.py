@@ -90,9 +90,11 @@ deliveries = Table(
 # Partial indexes on open states only: the hot paths stay small however many deliveries are settled.
 Index(
     "ix_deliveries_due",
+    deliveries.c.account,
+    deliveries.c.kind,
     deliveries.c.priority,
     deliveries.c.next_at,
-    postgresql_where=text("state in ('ready', 'waiting')"),
+    postgresql_where=text("order_key is null and state in ('ready', 'waiting')"),
 )
 Index("ix_deliveries_expiry", deliveries.c.expires_at, postgresql_where=text("state in ('ready', 'waiting')"))
 Index("ix_deliveries_lease", deliveries.c.lease_until, postgresql_where=text("state = 'attempting'"))
@@ -113,6 +115,8 @@ Index(
 )
 Index(
     "ix_deliveries_keyed_due",
+    deliveries.c.account,
+    deliveries.c.kind,
     deliveries.c.priority,
     deliveries.c.next_at,
     postgresql_where=text("order_key is not null and state in ('ready', 'waiting')"),

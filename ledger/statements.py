@@ -30,8 +30,8 @@ OPEN = text("""
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
         CAST(:fallbacks AS smallint[]), CAST(:data_keys AS bytea[]), CAST(:data_keys_are_new AS bool[])
-      ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-                order_key, fallback, data_key, data_key_is_new)
+      ) WITH ORDINALITY AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
+                order_key, fallback, data_key, data_key_is_new, place)
     ), wanted AS (
       SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
                            CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
@@ -68,7 +68,7 @@ OPEN = text("""
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback
-      FROM won
+      FROM won ORDER BY place
       RETURNING id, state, next_at, producer
     ), stored AS (
       INSERT INTO payloads (delivery_id, body) SELECT id, body FROM won
@@ -137,16 +137,16 @@ SETTLE = text("""
         CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),
         CAST(:codes AS text[]), CAST(:reasons AS text[]), CAST(:waits AS float8[]), CAST(:parked AS bool[]),
         CAST(:burned AS bool[]), CAST(:receipts AS text[]), CAST(:statuses AS int[]),
-        CAST(:provider_codes AS text[]), CAST(:durations AS float8[])
+        CAST(:provider_codes AS text[]), CAST(:durations AS float8[]), CAST(:paced AS bool[])
       ) AS ended (id, fence, state, outcome, code, reason, wait_s, parked, burned, receipt, http_status,
-                  provider_code, duration_ms)
+                  provider_code, duration_ms, paced)
     ), changed AS (
       UPDATE deliveries d
          SET state = e.state, lease_until = NULL, code = e.code, reason = e.reason,
              receipt = coalesce(e.receipt, d.receipt),
              progress = CASE WHEN e.state = 'succeeded' THEN 'sent' ELSE d.progress END,
              next_at = now() + coalesce(e.wait_s, 0) * interval '1 second',
-             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND e.wait_s <= :short_s
+             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND NOT e.paced AND e.wait_s <= :short_s
                               THEN now() + e.wait_s * interval '1 second' END,
              parks = d.parks + e.parked::int,
              attempts = d.attempts - (NOT e.burned)::int,
@@ -230,28 +230,3 @@ EXPIRE = text("""
     )
     SELECT state, count(*) AS n FROM ended GROUP BY state
 """)
-
-# Parked deliveries come back through DRAIN alone, at its pace; a lost hint of one that was drained is found here.
-# Those with an order key: `ledger.order_hints`.
-DUE = text("""
-    WITH picked AS (
-      SELECT id FROM deliveries
-      WHERE state IN ('ready', 'waiting') AND next_at <= now() AND expires_at > now()
-        AND (hinted_at IS NULL OR hinted_at < now() - :stale_s * interval '1 second')
-        AND (state = 'ready' OR parks = 0) AND order_key IS NULL
-      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.kind, d.priority, d.next_at
-""")
-
-DRAIN = text(f"""
-    WITH picked AS (
-      SELECT id FROM deliveries d
-      WHERE state = 'waiting' AND parks > 0 AND next_at <= now() AND expires_at > now()
-        AND {UNBLOCKED}
-      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.kind, d.priority, d.next_at
-""")  # noqa: S608 - pieces of `ledger.order`

@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Engine, Row
 from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
-from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
+from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
+from ledger import backlogs
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
 from ledger.models import PRIORITIES
-from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.vault import DataKey, Vault
 
@@ -101,6 +101,8 @@ class PostgresLedger:
             freed = _counts(connection, sql.FREE_LEASES, {"idempotent": list(idempotent), "retries": lease_retries})
         with transaction(self.engine) as connection:
             ended = _counts(connection, sql.EXPIRE, {})
+        with transaction(self.engine) as connection:
+            backlogs.shelve(connection, most=1000)
         return Swept(
             freed=freed.get("waiting", 0),
             uncertain=freed.get("uncertain", 0),
@@ -108,18 +110,15 @@ class PostgresLedger:
             expired=ended.get("expired", 0),
         )
 
-    def due(self, *, stale: timedelta, most: int) -> list[Hint]:
+    def backlogs(self, *, stale: timedelta, most: int) -> list[Backlog]:
+        """See `delivery.ports.Ledger.backlogs`."""
+        with transaction(self.engine) as connection:
+            return backlogs.count(connection, stale=stale, most=most)
+
+    def due(self, backlog: Backlog, *, stale: timedelta, waits: Sequence[timedelta]) -> list[Hint]:
         """See `delivery.ports.Ledger.due`."""
         with transaction(self.engine) as connection:
-            # Half for those with an order key, at most, so that neither sort keeps the other waiting.
-            keyed = due_in_order(connection, stale=stale, most=max(1, most // 2))
-            values = {"stale_s": stale.total_seconds(), "most": most - len(keyed)}
-            return _hints([*keyed, *connection.execute(sql.DUE, values)])
-
-    def drain(self, *, most: int) -> list[Hint]:
-        """See `delivery.ports.Ledger.drain`."""
-        with transaction(self.engine) as connection:
-            return _hints(connection.execute(sql.DRAIN, {"most": most}).all())
+            return backlogs.take(connection, backlog, stale=stale, waits=waits)
 
     def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
         firsts, repeats = _split_repeats(entries)
@@ -241,6 +240,7 @@ class _Ending:
     statuses: int | None = None
     provider_codes: str | None = None
     durations: float | None = None
+    paced: bool = False
 
 
 @dataclass(frozen=True)
@@ -322,6 +322,7 @@ def _ending(settlement: Settlement) -> _Ending:
         statuses=settlement.http_status,
         provider_codes=settlement.provider_code,
         durations=settlement.duration.total_seconds() * 1000,
+        paced=isinstance(outcome, Deferred) and outcome.paced,
     )
 
 
@@ -380,11 +381,6 @@ def _point_keys(connection: Connection, targets: Mapping[_Key, UUID]) -> None:
             "ids": list(targets.values()),
         }
         connection.execute(sql.POINT_KEYS, values)
-
-
-def _hints(rows: Sequence[Row[Any]]) -> list[Hint]:
-    ordered = sorted(rows, key=lambda row: (row.priority, row.next_at))
-    return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in ordered]
 
 
 def _counts(connection: Connection, statement: Any, values: Mapping[str, Any]) -> dict[str, int]:

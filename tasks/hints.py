@@ -22,6 +22,8 @@ _log = structlog.get_logger(__name__)
 
 # On Redis the smallest number is the most urgent.
 PRIORITIES: Mapping[str, int] = {"high": 0, "normal": 3, "low": 6}
+# Messages with an ETA sit in a worker's memory; on a queue of their own they hold up nobody.
+RETRY_QUEUE = "retry"
 # What a broker that is away, frozen or refusing raises; kombu wraps some of it and lets the rest through.
 _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
 _PULSE_EVERY_S = 1.0
@@ -74,7 +76,9 @@ class CeleryHints:
         try:
             with self._app.pool.acquire(block=True, timeout=5) as connection:
                 channel = connection.default_channel
-                return sum(channel.queue_declare(queue=name).message_count for name in set(self._queues.values()))
+                return sum(
+                    channel.queue_declare(queue=name).message_count for name in {*self._queues.values(), RETRY_QUEUE}
+                )
         except _BROKER_FAULTS:
             return None
 
@@ -96,7 +100,8 @@ class CeleryHints:
             hint.kind,
             args=[str(hint.id)],
             task_id=str(hint.id),  # Flower and the ledger speak of the same id
-            queue=self._queues[hint.kind],
+            queue=RETRY_QUEUE if hint.wait else self._queues[hint.kind],
+            countdown=hint.wait.total_seconds() or None,
             priority=PRIORITIES[hint.priority],
             producer=producer,
         )

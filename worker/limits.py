@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from config.spec_sections import Limits
+from delivery.forecast import Filling, Standing, forecast
 from delivery.limiter import (
     GO,
     Cause,
@@ -111,6 +112,17 @@ class SharedLimiter:
         self._local.end(end.delivery, end.account, recipient, took_us=end.took_us, refusal=refusal)
         if plan.concurrent or refusal.matters:
             self._through_redis(lambda book: book.end(end, plan, refusal))
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:  # noqa: ARG002 - the port's
+        """See `delivery.ports.Gate.room`. A recipient's own limit is not foreseen."""
+        plan = self._plans.get(account.partition(":")[0])
+        if plan is None:
+            return [timedelta()] * most
+        return forecast(self._standing(account, plan, most), within=within, most=most)
+
+    def _standing(self, account: str, plan: LimitPlan, most: int) -> Standing:
+        found = self._through_redis(lambda book: book.standing(account, plan, most=most))
+        return found or Standing(0, [Filling(each) for each in plan.share(self._rules.processes).account])
 
     def status(self, account: str) -> LimitStatus:
         """Read how an account stands, without changing anything.
@@ -254,7 +266,7 @@ class _Book:
             batch.zcount(leases_key, now, "+inf")
             kept, calls, reserved, flying = batch.execute()
         state = {_text(name): float(value) for name, value in kept.items()}
-        pace = Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
+        pace = self._pace(state)
         times = [int(each) for each in calls]
         full = [int(state.get(f"full{place}", 0)) for place in range(1, len(plan.account) + 1)]
         windows = tuple(WindowStatus.of(span, times, last, now) for span, last in zip(plan.account, full, strict=True))
@@ -264,12 +276,59 @@ class _Book:
         share, waiting, cap = pace.share_at(now), len(queue), plan.concurrent
         return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, next_free=next_free)
 
+    def standing(self, account: str, plan: LimitPlan, *, most: int) -> Standing:
+        """Read what a forecast of so many calls needs, however long the lists are."""
+        state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
+        seconds, micros = self._redis.time()
+        now = self._instant_us() or seconds * 1_000_000 + micros
+        with self._redis.pipeline() as batch:
+            batch.hgetall(state_key)
+            batch.zcount(leases_key, now, "+inf")
+            batch.zcard(queue_key)
+            batch.zrange(queue_key, -1, -1, withscores=True)
+            kept, flying, reserved, last = batch.execute()
+            # Newest first: the call at this place has to leave a window before one more may go.
+            places = [max(0, each.calls - reserved) for each in plan.account]
+            for place in places:
+                batch.lrange(calls_key, max(0, place - most), place)
+            leaving = batch.execute() if places else []
+        state = {_text(name): float(value) for name, value in kept.items()}
+        pace = self._pace(state)
+        return Standing(
+            now=now,
+            windows=[
+                Filling(
+                    window,
+                    share=1.0 if index else pace.share_at(now),
+                    leaving=_oldest_first(calls, place, most),
+                    full=int(state.get(f"full{index + 1}", 0)),
+                    waiting=reserved,
+                )
+                for index, (window, calls, place) in enumerate(zip(plan.account, leaving, places, strict=True))
+            ],
+            opens_at=pace.at_us,
+            last_reserved=pace.real(int(last[0][1]), now) if last else None,
+            concurrent=plan.concurrent,
+            flying=flying,
+            hold_us=state.get("hold", float(microseconds(self._tuning.first_hold))),
+        )
+
+    def _pace(self, state: Mapping[str, float]) -> Pace:
+        return Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
+
 
 def _keys(account: str, recipient: str) -> list[str]:
     base = f"entrega:limit:{{{account}}}"
     person = f"{base}:to:{recipient}"
     of_account = [f"{base}:state", f"{base}:calls", f"{base}:queue", f"{base}:leases"]
     return [*of_account, f"{person}:state", f"{person}:calls", f"{person}:queue"]
+
+
+def _oldest_first(calls: Sequence[bytes], place: int, most: int) -> tuple[int, ...]:
+    """Turn the calls up to a place around; one that was never made left its window long ago."""
+    wanted = min(place, most)
+    made = [int(each) for each in calls[:wanted]]
+    return tuple([0] * (wanted - len(made)) + made[::-1])
 
 
 def _flat(spans: Sequence[Span]) -> list[int]:
