@@ -235,6 +235,7 @@ def _limiter(url: str, per_second: int = LIMIT) -> SharedLimiter:
         lease=lambda _: timedelta(seconds=45),
         recipient_key=lambda _: "somebody",
         asked=lambda _: None,
+        called=lambda *_: (),
         processes=PROCESSES,
     )
     client = Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))

@@ -215,6 +215,7 @@ class MemoryLimiter:
         return _Look(go=False, slot=slot, cause="concurrent")
 
     def _defer(self, delivery: str, to: _Scope, account: _Look, person: _Look, now: int) -> Turn:
+        self._leases.pop(delivery, None)  # whoever asks is not in flight
         latest = account if account.slot >= person.slot else person
         kept = latest.slot - now <= microseconds(self._tuning.horizon)
         if kept:

@@ -13,7 +13,7 @@ import structlog
 from delivery.limiter import LimitPlan, LimitStatus, Refusal, Tuning, Turn, microseconds
 from delivery.limiter_local import MemoryLimiter
 
-_ABSENT_FOR_S = 2.0  # Source: our own choice: back within seconds, and at most one time-out of a second in three
+_ABSENT_FOR_S = 1.0  # Source: our own choice: back within a second, and at most one time-out of a second in two
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -38,6 +38,7 @@ class LocalShare:
         self._owed: Counter[str] = Counter()
         self._away = False
         self._ask_again_at = 0.0
+        self._others_alone_until = 0.0
 
     def may_try_redis(self) -> bool:
         """Tell whether to ask Redis: always while it answers, else now and then."""
@@ -69,9 +70,19 @@ class LocalShare:
             return
         with self._lock:
             changed, self._away = self._away, False
+            self._others_alone_until = self._monotonic() + self._tuning.pause.total_seconds()
             self._limiters.clear()
         if changed:
             _log.info("limiter_shared", reason="Redis answers again: limits are shared by all workers")
+
+    def pause_us(self) -> int:
+        """Return for how long a shared account must stop now, because other processes may not be back yet.
+
+        A process lets calls go alone until `_ABSENT_FOR_S` and a time-out after it last asked an absent Redis.
+        """
+        if self._away:
+            return microseconds(self._tuning.pause)
+        return max(0, int((self._others_alone_until - self._monotonic()) * 1_000_000))
 
     def ask(self, delivery: str, account: str, recipient: str, *, service: str, lease_us: int) -> Turn:
         """Let a call go within this process's share, or keep its slot."""
