@@ -35,6 +35,8 @@ class Tuning:
         kept_free: For so long after its slot newcomers leave room for it; then it has to find room itself.
         margin: Share by which a span is stretched, because calls travel unevenly between us and the provider.
         longest_margin: The stretch of long spans ends here.
+        spread: Share of the even distance that the slots of a crowd keep at least. Below 1, so that what a late or dead
+            worker left unused is made up within the window; the windows themselves are kept whatever it is.
         first_cut: What is left of the account's rate after a single "too many calls", which jitter can explain.
         cut: What is left of it after each further one within `cut_memory`.
         least: The rate never falls below this share of the spec.
@@ -42,18 +44,20 @@ class Tuning:
         cut_every: Refusals within this time are one event: calls in flight are refused together.
         first_hold: How long a call is taken to last before one was measured, to forecast a free place.
         quiet: On changing to the local limit, spans up to this long are taken as used up.
-        pause: Whoever comes back from the local limit stops the account for so long: others still keep to theirs.
+        pause: Nobody changes to the local limit sooner after missing Redis; who comes back after a longer absence stops
+            the account for so long, because others still keep to theirs.
         lately: After a gap in Redis's memory, a call that ended within this time shows that others may do so too.
     """
 
     horizon: timedelta = timedelta(minutes=5)
     grace: timedelta = timedelta(seconds=5)
     kept_free: timedelta = timedelta(milliseconds=250)
-    margin: float = 0.012
+    margin: float = 0.013
     longest_margin: timedelta = timedelta(milliseconds=250)
-    first_cut: float = 0.9
-    cut: float = 0.5
-    cut_memory: timedelta = timedelta(seconds=10)
+    spread: float = 0.5
+    first_cut: float = 0.95
+    cut: float = 0.7
+    cut_memory: timedelta = timedelta(seconds=2)
     least: float = 0.05
     growth: float = 0.05
     cut_every: timedelta = timedelta(seconds=1)

@@ -92,7 +92,7 @@ ASK = (
     + """
 local now, id, lease, cap = instant(), argument(), number(), number()
 local horizon, grace, kept_free, first_hold, owed = number(), number(), number(), number(), number()
-local pause = number()
+local pause, spread = number(), number()
 growth = number()
 local early = 1000
 
@@ -163,7 +163,8 @@ local function look(s)
   end
   local slot, index, go = free(s, own and 0 or s.waiting, not own and s.waiting == 0)
   if not own and s.waiting > 0 and s.windows[1].burst == 0 then
-    local step = math.ceil(s.windows[1].plan / s.windows[1].calls)
+    local part = share_at(s, now) >= 1 and spread or 1
+    local step = math.ceil(s.windows[1].plan / s.windows[1].calls * part)
     slot, go = math.max(slot, real(s, reserved(s, s.waiting - 1) + step)), false
   end
   if go and s.at <= now then return {go = true, slot = now, cause = s.name, index = 0} end

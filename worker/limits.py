@@ -236,7 +236,7 @@ class _Book:
         """Let the call go or reserve its slot; with a gap, do neither."""
         tuning = self._tuning
         times = [microseconds(each) for each in (tuning.horizon, tuning.grace, tuning.kept_free, tuning.first_hold)]
-        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, pause_us, tuning.growth]
+        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, pause_us, tuning.spread, tuning.growth]
         arguments: list[str | int | float] = [
             self._instant_us(),
             ask.delivery,

@@ -207,7 +207,7 @@ def test_a_process_that_was_alone_stops_the_account_until_the_others_are_back(gr
     limiter, other = ground.limiter(per_second=5), ground.limiter(per_second=5)
     limiter.closed(ground.claimed())
     limiter._local.redis_failed(TimeoutError())
-    limiter._local._ask_again_at = 0.0
+    limiter._local._ask_again_at = limiter._local._away_since = 0.0
 
     first, second = ground.claimed(), ground.claimed()
     back, elsewhere = limiter.closed(first), other.closed(second)
@@ -216,3 +216,34 @@ def test_a_process_that_was_alone_stops_the_account_until_the_others_are_back(gr
     assert back.wait >= timedelta(seconds=4)
     assert elsewhere.wait >= timedelta(seconds=4)
     assert other.closed(second) is None
+
+
+def test_deferred_deliveries_of_two_workers_go_when_their_slots_come_and_in_order(ground):
+    limiters = [ground.limiter(per_second=4), ground.limiter(per_second=4)]
+    deliveries = [ground.claimed() for _ in range(12)]
+    shut = [limiters[n % 2].closed(each) for n, each in enumerate(deliveries)]
+    slots = sorted((each.wait, n) for n, each in enumerate(shut) if each)
+    start = ground.now
+
+    went = [_at(ground, start, wait, limiters[(n + 1) % 2], deliveries[n]) for wait, n in slots]
+
+    assert [n for _, n in slots] == list(range(4, 12))
+    assert went == [None] * 8
+
+
+def _at(ground, start, wait, limiter, delivery):
+    ground.now = start + wait // timedelta(microseconds=1)
+    return limiter.closed(delivery)
+
+
+def test_the_place_of_a_killed_worker_is_free_again_when_its_lease_ends(ground):
+    limiter, other = ground.limiter(concurrent=1), ground.limiter(concurrent=1)
+    second = ground.claimed()
+    limiter.closed(ground.claimed())
+
+    while_it_may_live = other.closed(second)
+    ground.now += 45 * SECOND
+    after_its_lease = other.closed(second)
+
+    assert while_it_may_live.reason == "1 calls are in flight, and no more are allowed at once"
+    assert after_its_lease is None

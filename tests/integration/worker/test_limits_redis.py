@@ -161,8 +161,8 @@ def test_four_threads_stay_within_every_window_and_use_it(redis, account):
 
     _together([threading.Thread(target=work) for _ in range(4)])
 
-    assert most_in(went, 0.99) <= 40
-    assert most_in(went, 2.99) <= 90
+    assert most_in(went, 0.95) <= 40
+    assert most_in(went, 2.9) <= 90
     assert len(went) >= 110
 
 
@@ -260,7 +260,7 @@ def test_a_refusal_cuts_the_share_and_retry_after_stops_the_account(redis, accou
     limiter.ended(refused(delivery))
     status = limiter.status(account)
 
-    assert status.share == pytest.approx(0.9, abs=0.01)
+    assert status.share == pytest.approx(0.95, abs=0.01)
     assert timedelta(seconds=88) < status.frozen_for <= timedelta(seconds=90)
     assert limiter.closed(claimed(account)).reason.startswith("the whole account waits: the provider")
 
@@ -311,10 +311,10 @@ def test_without_redis_a_stated_share_holds_and_redis_takes_over_again(tmp_path)
         with capture_logs() as logs:
             before = limiter.closed(claimed("crm:x"))
             server.kill()
-            alone = _count(limiter, 4)
+            alone = _count(limiter, 8)
             away = limiter.status("crm:x").shared
             server.start()
-            _count(limiter, 2.5)
+            _count(limiter, 6)
             back = limiter.status("crm:x")
     finally:
         client.close()
