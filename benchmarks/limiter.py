@@ -2,8 +2,8 @@
 
 The provider stand-in counts arrivals with its own clock and refuses the 81st within any second: a sliding second, the
 strictest way to count, because whoever keeps to it keeps to fixed seconds too. Each process has threads that always
-have another delivery waiting. One process is killed and started again after a third of the time. A second part measures what
-the limiter costs. `python benchmarks/limiter.py --help` shows the options.
+have another delivery waiting. One process is killed and started again after a third of the time. A second part
+measures what the limiter costs. `python benchmarks/limiter.py --help` shows the options.
 """
 
 import argparse
