@@ -47,6 +47,7 @@ class _Scope:
     pace: Pace
     grace_us: int
     kept_free_us: int
+    spread: float
     names: tuple[Cause, Cause]
     calls: deque[int] = field(default_factory=deque)  # newest first
     queue: list[tuple[int, str]] = field(default_factory=list)  # (slot on the scope's clock, delivery)
@@ -68,8 +69,10 @@ class _Scope:
         ahead = self.ahead() if own is None else 0
         slot, index, go = self._free(ahead, now, first=own is None and not ahead)
         if ahead and self.windows and not self.windows[0].burst:
-            # Behind others a crowd is spread evenly: calls in one clump travel too unevenly for a strict window.
-            step = ceil(self.windows[0].plan_us / self.windows[0].calls)
+            # Behind others a crowd is spread out: calls in one clump travel too unevenly for a strict window.
+            # Nothing is made up while the account is slowed down.
+            spread = self.spread if self.pace.share_at(now) >= 1 else 1.0
+            step = ceil(self.windows[0].plan_us / self.windows[0].calls * spread)
             slot, go = max(slot, self.pace.real(self.queue[-1][0] + step, now)), False
         if go and self.pace.at_us <= now:
             return _Look(go=True, slot=now, cause=self.names[0])
@@ -179,7 +182,7 @@ def wait_for_slot(  # noqa: PLR0913 - what a scope is made of, all by name
         full: For each bucket, when it will be full again.
     """
     grace, kept_free = microseconds(tuning.grace), microseconds(tuning.kept_free)
-    scope = _Scope(plan.account, pace, grace, kept_free, ("account", "frozen"))
+    scope = _Scope(plan.account, pace, grace, kept_free, tuning.spread, ("account", "frozen"))
     scope.calls.extend(calls[: scope.calls.maxlen])
     scope.queue = sorted(queue)
     scope.slots = {delivery: slot for slot, delivery in queue}
@@ -205,7 +208,8 @@ class MemoryLimiter:
 
     def _scope(self, windows: Sequence[Span], names: tuple[Cause, Cause]) -> _Scope:
         tuning = self._tuning
-        return _Scope(windows, Pace(tuning.growth), microseconds(tuning.grace), microseconds(tuning.kept_free), names)
+        grace, kept_free = microseconds(tuning.grace), microseconds(tuning.kept_free)
+        return _Scope(windows, Pace(tuning.growth), grace, kept_free, tuning.spread, names)
 
     def ask(self, delivery: str, recipient: str, *, lease_us: int, now: int) -> Turn:
         """Let a call go now, or reserve its slot.
@@ -241,6 +245,7 @@ class MemoryLimiter:
         return _Look(go=False, slot=slot, cause="concurrent")
 
     def _defer(self, delivery: str, to: _Scope, account: _Look, person: _Look, now: int) -> Turn:
+        self._leases.pop(delivery, None)  # whoever asks is not in flight
         latest = account if account.slot >= person.slot else person
         kept = latest.slot - now <= microseconds(self._tuning.horizon)
         if kept:

@@ -181,6 +181,9 @@ attempts = Table(
     Column("wait_s", Integer, comment="seconds until the next attempt"),
 )
 
+# Rows come in the order of time, so a few pages of ranges find the latest; a tree would cost each attempt more.
+Index("ix_attempts_started_at", attempts.c.started_at, postgresql_using="brin", postgresql_with={"autosummarize": "on"})
+
 idempotency = Table(
     "idempotency",
     metadata,

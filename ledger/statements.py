@@ -30,8 +30,9 @@ OPEN = text("""
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
         CAST(:fallbacks AS smallint[]), CAST(:data_keys AS bytea[]), CAST(:data_keys_are_new AS bool[])
-      ) WITH ORDINALITY AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-                order_key, fallback, data_key, data_key_is_new, place)
+      ) WITH ORDINALITY AS new (
+        id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
+        order_key, fallback, data_key, data_key_is_new, place)
     ), wanted AS (
       SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
                            CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))

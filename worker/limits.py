@@ -2,12 +2,12 @@
 
 It owns the keys `entrega:limit:{account}:...`, the change to a local share while Redis is away, and the reading of both
 for an operator. It refuses to wait: a delivery that must wait is told for how long. Redis holds numbers, delivery ids
-and keyed hashes. A wiped Redis forgets the calls of the spans under way: see docs/adr/0009.
+and keyed hashes. What a wiped or restored Redis forgot is read from the ledger before anything goes: docs/adr/0015.
 """
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar, get_args
@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from config.spec_sections import Limits
+from delivery.errors import LedgerUnavailable
 from delivery.forecast import Filling, Standing, forecast
 from delivery.limiter import (
     GO,
@@ -23,6 +24,7 @@ from delivery.limiter import (
     LimitPlan,
     LimitStatus,
     Pace,
+    PastCall,
     Refusal,
     Span,
     Tuning,
@@ -34,7 +36,7 @@ from delivery.limiter_local import wait_for_slot
 from delivery.outcomes import Deferred, Usage
 from delivery.ports import Claimed, Settlement
 from worker.limit_fallback import LocalShare
-from worker.limit_scripts import ASK, END
+from worker.limit_scripts import ASK, END, REMEMBER
 
 _T = TypeVar("_T")
 
@@ -49,6 +51,8 @@ class LimitRules:
             that a killed worker's place in flight is free again.
         recipient_key: A keyed hash of the recipient; never the recipient.
         asked: The provider's own Retry-After at the end of an attempt, None when it said nothing.
+        called: The latest calls of an account within a span, at most so many besides those under way; asked when Redis
+            does not know (`ledger.calls`).
         processes: Worker processes that share an account's limits while Redis is away.
     """
 
@@ -56,6 +60,7 @@ class LimitRules:
     lease: Callable[[Claimed], timedelta]
     recipient_key: Callable[[Claimed], str]
     asked: Callable[[Settlement], timedelta | None]
+    called: Callable[[str, timedelta, int], Sequence[PastCall]]
     processes: int
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -142,10 +147,28 @@ class SharedLimiter:
         # Calls that this process let go alone are added to the shared count with its first question afterwards.
         owed = self._local.take_owed(ask.account)
         try:
-            return book.ask(ask, plan, owed)
+            turn, gap = book.ask(ask, plan, owed=owed, pause_us=self._local.pause_us())
         except (RedisError, OSError):
             self._local.owe(ask.account, owed)
             raise
+        if gap is not None and self._close(book, ask, plan, gap):
+            turn, _ = book.ask(ask, plan, owed=0, pause_us=self._local.pause_us())
+        return turn
+
+    def _close(self, book: "_Book", ask: "_Ask", plan: LimitPlan, gap: "_Gap") -> bool:
+        """Tell Redis what was called, when it is this process's turn to; False leaves it to a later question."""
+        if not gap.closes:
+            return False
+        tuning = self._rules.tuning
+        try:
+            found = self._rules.called(ask.account, max(plan.memory(), tuning.lately), plan.most_remembered())
+        except LedgerUnavailable:
+            return False  # nothing goes meanwhile, and without the ledger nothing could be settled either
+        others = [each for each in found if each.delivery != ask.delivery]
+        # Processes that were without Redis may keep to their own share for a little longer: what they send counts too.
+        if gap.age_us < microseconds(tuning.pause) and any(each.shows_traffic(tuning.lately) for each in others):
+            return False
+        return book.remember(ask.account, gap, plan, others)
 
     def _through_redis(self, call: Callable[["_Book"], _T]) -> _T | None:
         if self._book is None or not self._local.may_try_redis():
@@ -198,6 +221,21 @@ class _Ask:
 
 
 @dataclass(frozen=True)
+class _Gap:
+    """Redis does not know what was called.
+
+    Attributes:
+        name: Which server found it and when; a later gap has another name.
+        age_us: Since it was found.
+        closes: True for the one that is to ask the ledger.
+    """
+
+    name: str
+    age_us: int
+    closes: bool
+
+
+@dataclass(frozen=True)
 class _End:
     delivery: str
     account: str
@@ -215,12 +253,13 @@ class _Book:
         # A registered script travels as its hash, and as a whole only to a server that does not know it.
         self._ask = redis.register_script(ASK)
         self._end = redis.register_script(END)
+        self._remember = redis.register_script(REMEMBER)
 
-    def ask(self, ask: _Ask, plan: LimitPlan, owed: int) -> Turn:
-        """Let the call go or reserve its slot."""
+    def ask(self, ask: _Ask, plan: LimitPlan, *, owed: int, pause_us: int) -> tuple[Turn, _Gap | None]:
+        """Let the call go or reserve its slot; with a gap, do neither."""
         tuning = self._tuning
         times = [microseconds(each) for each in (tuning.horizon, tuning.grace, tuning.kept_free, tuning.first_hold)]
-        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, tuning.growth]
+        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, pause_us, tuning.spread, tuning.growth]
         arguments: list[str | int | float] = [
             self._instant_us(),
             ask.delivery,
@@ -229,9 +268,20 @@ class _Book:
             *_flat(plan.recipient),
         ]
         wait_us, reserved, cause, index = self._ask(keys=_keys(ask.account, ask.recipient), args=arguments)
+        if wait_us == _IS_GAP:
+            return Turn(_ASK_AGAIN_US, reserved=True, cause="unknown"), _Gap(_text(cause), index, bool(reserved))
         if wait_us < 0:
-            return GO
-        return Turn(wait_us, bool(reserved), _CAUSES[cause if isinstance(cause, bytes) else cause.encode()], index)
+            return GO, None
+        return Turn(wait_us, bool(reserved), _CAUSES[_text(cause)], index), None
+
+    def remember(self, account: str, gap: _Gap, plan: LimitPlan, calls: Iterable[PastCall]) -> bool:
+        """Close a gap with what the ledger knows; False when it is not open any more, or another one is."""
+        known = list(calls)
+        ages = sorted((each.ended_us or 0 for each in known), reverse=True)
+        flying = [part for each in known if each.ended_us is None for part in (each.delivery, max(1, each.left_us))]
+        arguments: list[str | int] = [self._instant_us(), gap.name, *_flat(plan.account), len(ages), *ages]
+        arguments += [len(flying) // 2, *flying]
+        return bool(self._remember(keys=_keys(account, ""), args=arguments))
 
     def end(self, end: _End, plan: LimitPlan, refusal: Refusal) -> bool:
         """Free the place in flight and keep what the provider said."""
@@ -257,15 +307,16 @@ class _Book:
     def status(self, account: str, plan: LimitPlan) -> LimitStatus:
         """Read an account's keys."""
         state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
+        names = _names(plan)
         seconds, micros = self._redis.time()
         now = self._instant_us() or seconds * 1_000_000 + micros
         with self._redis.pipeline() as batch:
-            batch.hgetall(state_key)
+            batch.hmget(state_key, names)
             batch.lrange(calls_key, 0, -1)
             batch.zrange(queue_key, 0, -1, withscores=True)
             batch.zcount(leases_key, now, "+inf")
             kept, calls, reserved, flying = batch.execute()
-        state = {_text(name): float(value) for name, value in kept.items()}
+        state = _numbers(names, kept)
         pace = self._pace(state)
         times = [int(each) for each in calls]
         full = [int(state.get(f"full{place}", 0)) for place in range(1, len(plan.account) + 1)]
@@ -279,10 +330,11 @@ class _Book:
     def standing(self, account: str, plan: LimitPlan, *, most: int) -> Standing:
         """Read what a forecast of so many calls needs, however long the lists are."""
         state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
+        names = _names(plan)
         seconds, micros = self._redis.time()
         now = self._instant_us() or seconds * 1_000_000 + micros
         with self._redis.pipeline() as batch:
-            batch.hgetall(state_key)
+            batch.hmget(state_key, names)
             batch.zcount(leases_key, now, "+inf")
             batch.zcard(queue_key)
             batch.zrange(queue_key, -1, -1, withscores=True)
@@ -292,7 +344,7 @@ class _Book:
             for place in places:
                 batch.lrange(calls_key, max(0, place - most), place)
             leaving = batch.execute() if places else []
-        state = {_text(name): float(value) for name, value in kept.items()}
+        state = _numbers(names, kept)
         pace = self._pace(state)
         return Standing(
             now=now,
@@ -315,6 +367,14 @@ class _Book:
 
     def _pace(self, state: Mapping[str, float]) -> Pace:
         return Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
+
+
+def _names(plan: LimitPlan) -> list[str]:
+    return ["at", "virtual", "share", "hold", *(f"full{place}" for place in range(1, len(plan.account) + 1))]
+
+
+def _numbers(names: Sequence[str], kept: Sequence[bytes | None]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, kept, strict=True) if value is not None}
 
 
 def _keys(account: str, recipient: str) -> list[str]:
@@ -342,4 +402,6 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-_CAUSES: Mapping[bytes, Cause] = {each.encode(): each for each in get_args(Cause)}
+_CAUSES: Mapping[str, Cause] = {each: each for each in get_args(Cause)}
+_IS_GAP = -2
+_ASK_AGAIN_US = 1_000_000  # Source: our own choice; a gap is closed in one question of the ledger or after `pause`

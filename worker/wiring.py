@@ -17,6 +17,7 @@ from delivery.errors import Permanent
 from delivery.judging import lease
 from delivery.ports import Provider
 from ledger.alerts import Alerts
+from ledger.calls import calls_lately
 from ledger.credentials import PostgresCredentials
 from ledger.sealing import keyed_hash, seal, unseal
 from providers.crm_rest import CrmRest
@@ -78,6 +79,7 @@ def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
         lease=lambda each: lease(app.specs[each.order.command.service].operations[each.order.command.kind]),
         recipient_key=lambda each: app.ledger.vault.hash(each.order.command.recipient).hex()[:32],
         asked=lambda settlement: settlement.retry_after,
+        called=lambda account, span, most: calls_lately(app.database, account, span=span, most=most),
         processes=app.settings.entrega_workers,
     )
     return SharedLimiter(redis, rules)

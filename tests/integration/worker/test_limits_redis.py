@@ -53,12 +53,13 @@ def claimed(account, n=0):
     return Claimed(Order(new_id(), account, LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)), "t", n, {}, 0)
 
 
-def gate(redis, asked=None, processes=4, recipient="r1", **values):
+def gate(redis, asked=None, processes=4, recipient="r1", called=(), **values):
     rules = LimitRules(
         limits={"crm": limits(**values)},
         lease=lambda _: timedelta(seconds=45),
         recipient_key=lambda _: recipient,
         asked=lambda _: asked,
+        called=lambda *_: called,
         processes=processes,
     )
     return SharedLimiter(redis, rules, rng=random.Random(7))
@@ -126,6 +127,8 @@ def test_the_script_and_the_model_give_the_same_answers(redis, steps, values):
     own = LimitPlan.of(limits(**values), TUNING)
     clock = SimpleNamespace(now=1_790_000_000 * SECOND)
     book, model = _Book(redis, TUNING, lambda: clock.now), MemoryLimiter(own, TUNING)
+    _, gap = book.ask(_Ask("first", name, "r0", SECOND), own, owed=0, pause_us=0)
+    book.remember(name, gap, own, [])
     sides = SimpleNamespace(book=book, model=model, plan=own, account=name, clock=clock)
 
     pairs = [_both(step, sides) for step in steps]
@@ -138,7 +141,7 @@ def _both(step, sides):
     sides.clock.now += passed
     now, to = sides.clock.now, f"r{person}"
     if action == "ask":
-        shared = sides.book.ask(_Ask(str(delivery), sides.account, to, 20 * SECOND), sides.plan, 0)
+        shared, _ = sides.book.ask(_Ask(str(delivery), sides.account, to, 20 * SECOND), sides.plan, owed=0, pause_us=0)
         return shared, sides.model.ask(str(delivery), to, lease_us=20 * SECOND, now=now)
     sides.book.end(_End(str(delivery), sides.account, to, 300_000), sides.plan, REFUSALS[action])
     sides.model.release(str(delivery), 300_000)
@@ -160,8 +163,8 @@ def test_four_threads_stay_within_every_window_and_use_it(redis, account):
 
     _together([threading.Thread(target=work) for _ in range(4)])
 
-    assert most_in(went, 0.99) <= 40
-    assert most_in(went, 2.99) <= 90
+    assert most_in(went, 0.95) <= 40
+    assert most_in(went, 2.9) <= 90
     assert len(went) >= 110
 
 
@@ -259,9 +262,9 @@ def test_a_refusal_cuts_the_share_and_retry_after_stops_the_account(redis, accou
     limiter.ended(refused(delivery))
     status = limiter.status(account)
 
-    assert status.share == pytest.approx(0.9, abs=0.01)
+    assert status.share == pytest.approx(0.95, abs=0.01)
     assert timedelta(seconds=88) < status.frozen_for <= timedelta(seconds=90)
-    assert limiter.closed(claimed(account)).reason == "the provider asked the whole account to wait"
+    assert limiter.closed(claimed(account)).reason.startswith("the whole account waits: the provider")
 
 
 def used(delivery, usage):
@@ -394,10 +397,10 @@ def test_without_redis_a_stated_share_holds_and_redis_takes_over_again(tmp_path)
         with capture_logs() as logs:
             before = limiter.closed(claimed("crm:x"))
             server.kill()
-            alone = _count(limiter, 4)
+            alone = _count(limiter, 8)
             away = limiter.status("crm:x").shared
             server.start()
-            _count(limiter, 2.5)
+            _count(limiter, 6)
             back = limiter.status("crm:x")
     finally:
         client.close()
@@ -422,8 +425,9 @@ def _count(limiter, seconds):
 
 def test_what_was_sent_alone_is_counted_when_redis_is_back(redis, account):
     limiter = gate(redis, per_second=20, per_day=50)
+    limiter.closed(claimed(account))
     limiter._local.owe(account, 30)
 
     limiter.closed(claimed(account))
 
-    assert limiter.status(account).windows[1].used == 30
+    assert limiter.status(account).windows[1].used == 31
