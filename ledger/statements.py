@@ -44,12 +44,13 @@ OPEN = text("""
                 order_key, fallback)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              hold_uncertain, person, recipient, order_key, fallback)
+                              lifetime, hold_uncertain, person, recipient, order_key, fallback)
       SELECT id, kind, account, producer, priority,
              CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
+             coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback
       FROM new
       RETURNING id, state, next_at, producer
@@ -96,7 +97,7 @@ CLAIM = text(f"""
       WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent
+                d.resent, extract(epoch FROM d.expires_at - now())::float8 AS left_s
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken
