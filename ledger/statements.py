@@ -113,7 +113,8 @@ CLAIM = text(f"""
 """)  # noqa: S608 - pieces of `ledger.order`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
-# the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
+# the proof wins, unless the provider told meanwhile that what it had accepted failed. An attempt that a closed gate
+# stopped is undone as if it had never been begun.
 SETTLE = text("""
     WITH ended AS (
       SELECT * FROM unnest(
@@ -142,7 +143,8 @@ SETTLE = text("""
              settled_at = CASE WHEN e.state IN ('succeeded', 'dead') THEN now() END
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
-        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
+        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')
+                                        AND coalesce(d.progress, '') NOT IN ('failed', 'bounced')))
       RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason, d.fallback_id
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id
@@ -181,7 +183,9 @@ FREE_LEASES = text("""
                           ELSE 'waiting' END,
              uncertain_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN now() END,
              stuck_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN coalesce(d.stuck_since, now())
-                                ELSE d.stuck_since END
+                                ELSE d.stuck_since END,
+             settled_at = CASE WHEN d.kind = ANY(CAST(:idempotent AS text[]))
+                                AND coalesce((d.tries ->> 'lease_lost')::int, 0) >= :retries THEN now() END
       FROM lost WHERE d.id = lost.id
       RETURNING d.id, d.fence, d.state
     ), closed AS (
