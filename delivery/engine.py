@@ -13,7 +13,7 @@ from uuid import UUID
 
 from config.policy import Operation, Spec
 from delivery.errors import Ambiguous, LedgerUnavailable, Permanent, ProviderError
-from delivery.judging import judge, lease
+from delivery.judging import LEASE_MARGIN, judge, lease
 from delivery.outcomes import Deferred, Receipt
 from delivery.ports import Claimed, Gate, Ledger, Provider, Settlement, Teller
 
@@ -54,8 +54,9 @@ class Engine:
 
         A delivery that another worker holds, or that is not due, is left alone and is not in the result.
         """
+        since = self.monotonic()
         claimed = self.ledger.claim(ids, worker=self.worker, leases=self._leases())
-        settlements = [self._attempt(each) for each in claimed]
+        settlements = [self._attempt(each, since) for each in claimed]
         settled = self._settle(settlements)
         for each in settlements:
             self._tell(each)
@@ -79,9 +80,9 @@ class Engine:
     def _leases(self) -> dict[str, timedelta]:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
-    def _attempt(self, claimed: Claimed) -> Settlement:
+    def _attempt(self, claimed: Claimed, since: float) -> Settlement:
         passed: list[Gate] = []
-        shut = self._admit(claimed, passed)
+        shut = self._admit(claimed, passed) or self._too_late(claimed, since)
         settlement = Settlement(claimed, shut) if shut else self._carry_out(claimed)
         for gate in passed:
             gate.ended(settlement)
@@ -105,6 +106,19 @@ class Engine:
             if shut is not None:
                 return shut
             passed.append(gate)
+        return None
+
+    def _too_late(self, claimed: Claimed, since: float) -> Deferred | None:
+        """Give a delivery back, unburned, that expired after its claim or whose call would outlast its lease.
+
+        Asked last: a process may have been stopped for minutes at any line before. Time is counted from before the
+        claim, so that a clock that is set changes nothing and a doubt is on the safe side.
+        """
+        waited = timedelta(seconds=self.monotonic() - since)
+        if waited >= claimed.left:
+            return Deferred("expired", timedelta(), "its time ran out before the call", burned=False)
+        if waited >= LEASE_MARGIN:
+            return Deferred("too_late", timedelta(), "its worker stood still before the call", burned=False)
         return None
 
     def _call(self, claimed: Claimed) -> Receipt | ProviderError:

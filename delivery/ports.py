@@ -116,6 +116,7 @@ class Claimed:
         fence: Grows with every claim; a settle with an older fence changes nothing.
         tries: Attempts spent so far for each error code, e.g. {"unavailable": 2}; this attempt not included.
         parks: How often the delivery was put into the fallback queue.
+        left: Time until it expires, counted from the claim by the ledger's clock.
     """
 
     order: Order
@@ -123,6 +124,7 @@ class Claimed:
     fence: int
     tries: Mapping[str, int]
     parks: int
+    left: timedelta = timedelta.max
 
 
 @dataclass(frozen=True)

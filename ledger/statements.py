@@ -62,12 +62,13 @@ OPEN = text("""
       WHERE (SELECT count(*) FROM kept WHERE delivery_id = s.id) = (SELECT count(*) FROM wanted WHERE wanted.id = s.id)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              hold_uncertain, person, recipient, order_key, fallback)
+                              lifetime, hold_uncertain, person, recipient, order_key, fallback)
       SELECT id, kind, account, producer, priority,
              CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
+             coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback
       FROM won ORDER BY place
       RETURNING id, state, next_at, producer
@@ -115,7 +116,7 @@ CLAIM = text(f"""
       WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent
+                d.resent, extract(epoch FROM d.expires_at - now())::float8 AS left_s
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken
@@ -131,7 +132,8 @@ CLAIM = text(f"""
 """)  # noqa: S608 - pieces of `ledger.order`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
-# the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
+# the proof wins, unless the provider told meanwhile that what it had accepted failed. An attempt that a closed gate
+# stopped is undone as if it had never been begun.
 SETTLE = text("""
     WITH ended AS (
       SELECT * FROM unnest(
@@ -160,7 +162,8 @@ SETTLE = text("""
              settled_at = CASE WHEN e.state IN ('succeeded', 'dead') THEN now() END
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
-        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
+        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')
+                                        AND coalesce(d.progress, '') NOT IN ('failed', 'bounced')))
       RETURNING d.id, d.account, e.fence, e.state, e.burned, e.code, e.reason, d.fallback_id
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id
@@ -202,7 +205,9 @@ FREE_LEASES = text("""
                           ELSE 'waiting' END,
              uncertain_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN now() END,
              stuck_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN coalesce(d.stuck_since, now())
-                                ELSE d.stuck_since END
+                                ELSE d.stuck_since END,
+             settled_at = CASE WHEN d.kind = ANY(CAST(:idempotent AS text[]))
+                                AND coalesce((d.tries ->> 'lease_lost')::int, 0) >= :retries THEN now() END
       FROM lost WHERE d.id = lost.id
       RETURNING d.id, d.fence, d.state
     ), closed AS (

@@ -118,6 +118,14 @@ def test_a_claim_hands_over_the_command_and_records_the_attempt_first(ledger, ar
     assert [(each.n, each.outcome, each.worker) for each in found.timeline] == [(1, None, "w1")]
 
 
+def test_a_claim_says_how_much_time_is_left(ledger):
+    (id_,) = opened(ledger, lead(expires_at=datetime.now(UTC) + timedelta(minutes=5)))
+
+    (claimed,) = claim(ledger, id_)
+
+    assert timedelta(minutes=4, seconds=50) < claimed.left < timedelta(minutes=5)
+
+
 def test_a_claimed_delivery_cannot_be_claimed_again(ledger):
     (id_,) = opened(ledger, lead())
     claim(ledger, id_)
@@ -274,8 +282,10 @@ def test_a_delivery_that_keeps_losing_its_worker_is_dead(ledger, archive, sql):
 
     swept = ledger.sweep(idempotent=["create_lead"], lease_retries=3)
 
+    found = archive.find(id_)
     assert swept.dead == 1
-    assert archive.find(id_).state == "dead"
+    assert (found.state, found.code) == ("dead", "poison")
+    assert found.settled_at is not None
 
 
 def test_what_never_had_an_attempt_expires(ledger, archive, sql):
@@ -415,6 +425,26 @@ def test_a_replay_starts_with_fresh_budgets_and_keeps_the_timeline(ledger, archi
     assert (again.tries, again.parks, again.order.attempt) == ({}, 0, 2)
     assert len(archive.find(id_).timeline) == 2
     assert sql("SELECT actor, reason FROM audit WHERE action = 'replayed'") == [("ana", "corrigido no CRM")]
+
+
+@pytest.mark.parametrize(
+    ("options", "lifetime"),
+    [
+        ({}, timedelta(hours=24)),
+        ({"send_at": datetime.now(UTC) - timedelta(minutes=5)}, timedelta(hours=24)),
+        ({"expires_at": datetime.now(UTC) + timedelta(hours=2)}, timedelta(hours=2)),
+    ],
+)
+def test_every_replay_gets_the_whole_time_of_the_command_and_no_more(ledger, archive, letters, sql, options, lifetime):
+    (id_,) = opened(ledger, lead(**options))
+    for _ in range(3):
+        sql("UPDATE deliveries SET created_at = created_at - interval '9 hours'")
+        settle(ledger, claim(ledger, id_)[0], Rejected("invalid", "no"))
+        letters.replay([id_], reason="again")
+
+    found = archive.find(id_)
+
+    assert lifetime - timedelta(minutes=1) < found.expires_at - found.next_at <= lifetime
 
 
 def test_only_dead_and_held_deliveries_can_be_replayed(ledger, letters):

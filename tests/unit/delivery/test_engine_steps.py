@@ -16,10 +16,9 @@ LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse=
 class Book:
     """A ledger that hands out one delivery and keeps what was settled."""
 
-    def __init__(self, away=0):
-        self.claimed = Claimed(
-            Order(new_id(), "crm:default", LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)), "t", 1, {}, 0
-        )
+    def __init__(self, away=0, left=timedelta.max):
+        order = Order(new_id(), "crm:default", LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC))
+        self.claimed = Claimed(order, "t", 1, {}, 0, left)
         self.settled = []
         self.away = away
         self.leases = None
@@ -122,6 +121,21 @@ def test_a_closed_gate_stops_the_call_and_burns_nothing(book):
 
     assert crm.orders == []
     assert ended.outcome is SHUT
+
+
+@pytest.mark.parametrize(
+    ("left_s", "waited_s", "code"), [(5, 5, "expired"), (5, 4.9, None), (3600, 15, "too_late"), (3600, 14.9, None)]
+)
+def test_what_waited_too_long_between_claim_and_call_is_given_back_unsent(left_s, waited_s, code):
+    crm, door = Crm(Receipt("LEAD-1")), Door()
+    times = iter([100.0, 100.0 + waited_s, 200.0, 200.0])
+    book = Book(left=timedelta(seconds=left_s))
+
+    (ended,) = engine(book, crm, gates=[door], monotonic=times.__next__).deliver([new_id()])
+
+    assert (crm.orders == []) is (code is not None)
+    assert (ended.outcome.code, getattr(ended.outcome, "burned", True)) == (code or "ok", code is None)
+    assert door.learnt == [ended]
 
 
 def test_each_gate_learns_how_what_it_let_through_ended(book):
