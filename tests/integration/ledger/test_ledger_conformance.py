@@ -431,12 +431,12 @@ def test_a_replay_starts_with_fresh_budgets_and_keeps_the_timeline(ledger, archi
     ("options", "lifetime"),
     [
         ({}, timedelta(hours=24)),
-        ({"send_at": datetime.now(UTC) - timedelta(minutes=5)}, timedelta(hours=24)),
-        ({"expires_at": datetime.now(UTC) + timedelta(hours=2)}, timedelta(hours=2)),
+        ({"send_at": timedelta(minutes=-5)}, timedelta(hours=24)),
+        ({"expires_at": timedelta(hours=2)}, timedelta(hours=2)),
     ],
 )
 def test_every_replay_gets_the_whole_time_of_the_command_and_no_more(ledger, archive, letters, sql, options, lifetime):
-    (id_,) = opened(ledger, lead(**options))
+    (id_,) = opened(ledger, lead(**{name: datetime.now(UTC) + shift for name, shift in options.items()}))
     for _ in range(3):
         sql("UPDATE deliveries SET created_at = created_at - interval '9 hours'")
         settle(ledger, claim(ledger, id_)[0], Rejected("invalid", "no"))
