@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from tests.faults import secrecy
-from tests.faults.ground import Ground
+from tests.faults.ground import WORKERS, Ground
 from tests.faults.load import Answers
 from tests.faults.pace import Pace
 
@@ -77,7 +77,7 @@ def check(ground: Ground, books: Books) -> list[Promise]:
         *_effect_promises(books),
         *_ledger_promises(ground),
         _promise("calls stay within every window of the limits", (w for each in books.paces for w in each.broken)),
-        _promise("a wrong certificate gets no message", (["the impostor's"] if ground.impostor_mails else [])),
+        _promise("a wrong certificate gets no message, and an error is told", _certificates(ground)),
         _promise("no personal data in Redis or its files", secrecy.in_redis(ground)),
         _promise("no personal data in logs", secrecy.in_logs(ground)),
         _promise("no personal data in plain columns", secrecy.in_postgres(ground)),
@@ -171,6 +171,16 @@ def _ledger_promises(ground: Ground) -> list[Promise]:
         _promise("the ledger's own audit is clean", [*sums, *(f"{k}: {n}" for k, n in verdict.faults.items())]),
         _promise("attempts stay within the policy's budget", _over_budget(ground)),
     ]
+
+
+def _certificates(ground: Ground) -> list[str]:
+    """Return what went wrong while a server with a wrong certificate answered: an alert of P1 is a line of an error."""
+    logs = [(ground.system.data / "logs" / f"{name}.log").read_text(errors="replace") for name in WORKERS]
+    told = any(
+        '"level": "error"' in line and '"code": "certificate"' in line for log in logs for line in log.splitlines()
+    )
+    silent = ["no error was told"] if ground.held and not told else []
+    return silent + (["the impostor got a message"] if ground.impostor_mails else [])
 
 
 def _over_budget(ground: Ground) -> list[str]:

@@ -40,6 +40,7 @@ _TICK_S = 0.1
 _CALM_S = 25.0
 _ENOUGH_OPEN, _FEW_OPEN = 60, 20
 _CONTROL_S = 45.0  # what the control takes, out of the time of the whole run
+_FLOWER_S = 40.0  # it may have been started a moment ago
 _FLOWER_FROM = 0.75  # of the commands; Flower keeps every task it hears of in memory
 _AT_REST = "SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting', 'waiting', 'uncertain', 'held')"
 
@@ -81,6 +82,7 @@ def run_seed(plan: Plan, *, seconds: float) -> SeedReport:
             rested = _rest(found)
         whole = load.handed_over == plan.deliveries and len(course.struck) == len(plan.steps)
         losses = [each.at.timestamp() for each in course.struck if each.kind in LOSSES]
+        _until(found, lambda: bool(flower_pages(found)), seconds=_FLOWER_S)
         books = read_books(found, load.answers, paces(found, losses), flower_pages(found))
         promises = check(found, books)
         taken = Course(whole, time.monotonic() - began, loaded, rested, events.told)

@@ -3,6 +3,7 @@
 import base64
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -84,12 +85,13 @@ def in_flower(pages: Mapping[str, str]) -> list[str]:
 
 
 def flower_pages(ground: Ground) -> dict[str, str]:
-    """Return what Flower shows an operator, by the page's path."""
+    """Return what Flower shows an operator, by the page's path; nothing while it does not answer."""
     base = f"http://127.0.0.1:{ground.system.variables['FLOWER_PORT']}"
     login = base64.b64encode(f"{USER}:{flower_password(ground.system.data)}".encode()).decode()
     pages = {}
-    for path in _FLOWER_PAGES:
-        request = urllib.request.Request(f"{base}/{path}", headers={"Authorization": f"Basic {login}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            pages[path] = answer.read().decode()
+    with suppress(OSError):
+        for path in _FLOWER_PAGES:
+            request = urllib.request.Request(f"{base}/{path}", headers={"Authorization": f"Basic {login}"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                pages[path] = answer.read().decode()
     return pages
