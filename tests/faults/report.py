@@ -19,11 +19,15 @@ from tests.faults.pace import Pace
 from tests.faults.plan import Plan
 from tests.faults.recovery import Struck, attempted, freed_after_death, in_hand, next_success, percentile
 
+_BY_EVIDENCE = """
+    SELECT count(DISTINCT d.id) FROM deliveries d JOIN attempts a ON a.delivery_id = d.id
+    WHERE d.kind = 'send_whatsapp' AND d.state = 'succeeded' AND (a.outcome = 'uncertain' OR a.code = 'confirmed')
+"""
 _DEAD = "SELECT kind, code, count(*) AS n FROM deliveries WHERE state = 'dead' GROUP BY kind, code"
 WIPE_LIMIT_S, DEATH_LIMIT_S = 15.0, 60.0
 _FIGURES = (
-    "deliveries", "seconds", "load_s", "rest_s", "refusals", "repeats", "canceled", "foreign_sent", "events", "held",
-    "fallbacks", "lost", "doubled", "unproved", "both_unproved",
+    "deliveries", "seconds", "load_s", "rest_s", "refusals", "repeats", "canceled", "foreign_sent", "events",
+    "by_evidence", "held", "fallbacks", "lost", "doubled", "unproved", "both_unproved",
 )  # fmt: skip
 _console = Console(width=120)
 
@@ -58,6 +62,7 @@ class SeedReport:
     Attributes:
         whole: Every command was handed over and every fault came.
         seconds: From the start of the system to the last check.
+        by_evidence: WhatsApp messages whose answer was lost or late, and that a status event settled.
         held: How often a wrong certificate held an account.
         unproved: Dead deliveries for a person to look at whose effect did happen: never sent twice, not lost.
         both_unproved: Fallbacks that took effect for a command of which nobody could know that it had.
@@ -77,6 +82,7 @@ class SeedReport:
     canceled: int
     foreign_sent: int
     events: int
+    by_evidence: int
     held: int
     fallbacks: int
     lost: int
@@ -121,6 +127,7 @@ def weigh(
         seconds=round(course.seconds, 1), load_s=round(course.load_s, 1), rest_s=round(course.rest_s, 1),
         states=dict(Counter(books.states.values())), refusals=books.answers.refusals, repeats=books.answers.repeats,
         canceled=len(books.answers.canceled), foreign_sent=ground.foreign_sent, events=course.events,
+        by_evidence=ground.sql(_BY_EVIDENCE)[0][0],
         held=len(ground.held), fallbacks=sum(row.fallback_of is not None for row in books.rows.values()),
         lost=sum(id_ not in books.rows for id_ in books.answers.promised.values())
         + sum(row.state == "succeeded" and not books.effects[id_] for id_, row in books.rows.items()),
