@@ -214,7 +214,7 @@ class HttpStandin:
     def _control(self, route: str, call: Call) -> Answer:
         match route:
             case "GET effects":
-                return Answer(200, {"effects": self.effects()[_first(call) :]})
+                return Answer(200, {"effects": self.effects()[int(call.query.get("from", ["0"])[0]) :]})
             case "GET arrivals":
                 return Answer(200, {"arrivals": self.arrivals()})
             case "GET counters":
@@ -282,10 +282,6 @@ class HttpStandin:
     def _pause(self, seconds: float) -> None:
         if seconds:
             self._stopping.wait(seconds)
-
-
-def _first(call: Call) -> int:
-    return int(call.query.get("from", ["0"])[0])  # a wrong number is a ValueError, which the caller answers
 
 
 def _refusal(api: Api, fault: Fault) -> Answer:
