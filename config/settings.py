@@ -97,6 +97,7 @@ class Settings(BaseSettings):
         entrega_workers: Worker processes in all; while Redis is away each keeps to its share of an account's limits.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
         entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
+        entrega_failpoints: Let a worker be ended or deceived at named points, as the fault suite orders; sandbox only.
         crm_timeout: Seconds; None leaves the CRM's form in force.
         crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
         smtp_use_ssl: TLS from the first byte; without it STARTTLS is demanded unless `smtp_may_be_plain`.
@@ -120,6 +121,7 @@ class Settings(BaseSettings):
     entrega_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     entrega_bootstrap_key: SecretStr | None = None
     entrega_integrations: Path | None = None
+    entrega_failpoints: bool = False
     entrega_master_keys: SecretStr | None = None
 
     database_url: SecretStr | None = None
@@ -166,6 +168,13 @@ class Settings(BaseSettings):
             decoded_keys(value.get_secret_value())
         elif _is_beyond_sandbox(info):
             raise ValueError(f"required outside sandbox; wanted base64 of 32 bytes, a comma between several ({ADVICE})")
+        return value
+
+    @field_validator("entrega_failpoints")
+    @classmethod
+    def _failpoints_stay_in_the_sandbox(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's shape
+        if value and info.data.get("entrega_env") != "sandbox":
+            raise ValueError("failpoints end workers on purpose: accepted in sandbox only; unset it")
         return value
 
     @field_validator("database_url")

@@ -3,7 +3,8 @@
 It owns sockets, faults, the rate limit, counters and the control routes under `/_standin/`; what the API means is the
 business of an `Api` (`sandbox.crm`, `sandbox.graph`). It trusts nobody's clock and keeps everything in memory.
 
-Control routes: GET effects | counters | arrivals | faults, POST faults (append) | settings | reset, DELETE faults.
+Control routes: GET effects (?from=N leaves out the first N) | arrivals | counters | faults, POST faults (append) |
+settings | reset, DELETE faults.
 """
 
 import json
@@ -12,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from sandbox.doors import free_port
 from sandbox.faults import Fault, FaultPlan, RateLimit, Window, settings_from
+from sandbox.tally import Tally
 
 _CONTROL = "/_standin/"
 _MAX_BODY = 10 * 1024 * 1024
@@ -120,9 +121,7 @@ class HttpStandin:
         self.faults = FaultPlan()
         self._window: Window | None = None
         self._latency_s = 0.0
-        self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._arrivals: dict[str, list[float]] = defaultdict(list)
+        self._tally = Tally()
         self._server: _Server | None = None
         self._stopping = threading.Event()
 
@@ -178,16 +177,11 @@ class HttpStandin:
 
         Shape: {"POST /api/v1/leads": {"201": 3, "closed": 1}}
         """
-        counters: dict[str, dict[str, int]] = {}
-        with self._lock:
-            for (route, status), count in self._counts.items():
-                counters.setdefault(route, {})[status] = count
-        return counters
+        return self._tally.counters()
 
-    def arrivals(self) -> dict[str, list[float]]:
-        """Return when each request came, whatever became of it, per "METHOD path", in seconds of one clock."""
-        with self._lock:
-            return {route: list(times) for route, times in self._arrivals.items()}
+    def arrivals(self) -> list[float]:
+        """Return when each complete write came that a provider would count, in Unix seconds, whatever became of it."""
+        return self._tally.arrivals()
 
     def configure(self, value: object) -> None:
         """Apply settings: `rate_limit` (or null), `latency_s` (before every answer), and those of the API.
@@ -208,9 +202,7 @@ class HttpStandin:
         self.faults.clear()
         self._window, self._latency_s = None, 0.0
         self.api.reset()
-        with self._lock:
-            self._counts.clear()
-            self._arrivals.clear()
+        self._tally.clear()
 
     def control(self, call: Call) -> Answer:
         """Answer a control request."""
@@ -222,11 +214,11 @@ class HttpStandin:
     def _control(self, route: str, call: Call) -> Answer:
         match route:
             case "GET effects":
-                return Answer(200, {"effects": self.effects()})
-            case "GET counters":
-                return Answer(200, {"requests": self.counters()})
+                return Answer(200, {"effects": self.effects()[int(call.query.get("from", ["0"])[0]) :]})
             case "GET arrivals":
                 return Answer(200, {"arrivals": self.arrivals()})
+            case "GET counters":
+                return Answer(200, {"requests": self.counters()})
             case "GET faults":
                 return Answer(200, {"faults": self.coming_faults()})
             case "POST faults":
@@ -243,11 +235,10 @@ class HttpStandin:
 
     def serve(self, call: Call, wire: "_Wire") -> None:
         """Answer one request of the imitated API, or do the wrong thing that is planned for it."""
-        route = f"{call.method} {call.path}"
-        with self._lock:
-            self._arrivals[route].append(time.monotonic())
-        labels = {call.path, route, *self.api.labels(call)}
+        labels = {call.path, f"{call.method} {call.path}", *self.api.labels(call)}
         self.api.see(call)
+        if call.method == "POST" and self.api.is_limited(call):
+            self._tally.arrived()
         fault = self.faults.take(labels)
         self._pause(self._latency_s)
         if fault is None or fault.expire_tokens:
@@ -286,8 +277,7 @@ class HttpStandin:
 
     def count(self, call: Call, status: str) -> None:
         """Count one request under how it ended."""
-        with self._lock:
-            self._counts[f"{call.method} {call.path}", status] += 1
+        self._tally.ended(f"{call.method} {call.path}", status)
 
     def _pause(self, seconds: float) -> None:
         if seconds:

@@ -74,6 +74,10 @@ class MailStandin(HttpStandin):
         """Return one entry per message accepted, as `smtp_server.Effect.as_json` plus `key`, the delivery id."""
         return [{"key": effect.delivery_id, **effect.as_json()} for effect in list(self.smtp.effects)]
 
+    def arrivals(self) -> list[float]:
+        """Return when each message was accepted, in Unix seconds."""
+        return [effect.at.timestamp() for effect in list(self.smtp.effects)]
+
     def counters(self) -> dict[str, dict[str, int]]:
         """Return the commands seen and the messages that came in whole.
 

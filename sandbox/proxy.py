@@ -1,7 +1,8 @@
 """A TCP fault proxy on 127.0.0.1: it stands in front of one server and hurts connections as a network does.
 
-The kinds follow the toxics of Shopify's toxiproxy (README, read 2026-11-22), with two of our own: `lose_answer` carries
-the request over and the answer never, and `half_open` stops reading without closing.
+The kinds follow the toxics of Shopify's toxiproxy (README, read 2026-11-22), with some of our own: `lose_answer`
+carries the request over and the answer never, `half_open` stops reading without closing, `cut_before` and `cut_after`
+end a connection at certain bytes of the client, and `impostor` sends new connections to another server.
 """
 
 import socket
@@ -14,9 +15,14 @@ from typing import Literal, Self, get_args
 
 from sandbox.doors import free_port
 
-Kind = Literal["latency", "reset", "black_hole", "cut", "slow_bytes", "half_open", "lose_answer"]
+Kind = Literal[
+    "latency", "reset", "black_hole", "cut", "slow_bytes", "half_open", "lose_answer",
+    "cut_before", "cut_after", "impostor",
+]  # fmt: skip
 _CHUNK = 65536
 _CONNECT_S = 5.0
+_AT_PATTERN = frozenset({"cut_before", "cut_after"})
+_CARRIED_OUT_S = 0.2  # so that the server has done what the piece asks for
 _CLOSE_WITH_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: close() sends RST. Source: socket(7)
 
 
@@ -28,14 +34,20 @@ class Hurt:
         kind: `latency` waits `seconds` before each piece; `reset` ends with RST at the first piece of the client;
             `black_hole` swallows what the client sends; `cut` lets `size` bytes of answers through and closes;
             `slow_bytes` lets one byte of the answer through every `seconds`; `half_open` reads nothing and closes
-            nothing; `lose_answer` carries requests over and swallows answers.
+            nothing; `lose_answer` carries requests over and swallows answers; `cut_before` ends the connection in
+            place of handing on a piece of the client that holds `pattern`, `cut_after` hands it on but nothing comes
+            back; `impostor` connects new clients to `port`.
         seconds: For `latency` and `slow_bytes`.
         size: For `cut`, in bytes.
+        pattern: For `cut_before` and `cut_after`, e.g. what a database client sends to commit.
+        port: For `impostor`, on 127.0.0.1.
     """
 
     kind: Kind
     seconds: float = 0.2
     size: int = 20
+    pattern: bytes = b""
+    port: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -54,6 +66,7 @@ class Proxy:
         self._changed = threading.Event()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._muted: set[socket.socket] = set()  # servers whose answers are swallowed
         self._listener = socket.socket()
 
     @property
@@ -98,8 +111,10 @@ class Proxy:
                 return
 
     def _serve(self, client: socket.socket) -> None:
+        how = self._hurt
+        target = ("127.0.0.1", how.port) if how is not None and how.kind == "impostor" else self._target
         try:
-            server = socket.create_connection(self._target, _CONNECT_S)
+            server = socket.create_connection(target, _CONNECT_S)
         except OSError:
             client.close()
             return
@@ -123,6 +138,8 @@ class Proxy:
 
     def _pass(self, how: Hurt, piece: bytes, source: socket.socket, sink: socket.socket, *, answers: bool) -> bool:
         """Hand one piece on as the hurt wants it; return whether the connection goes on."""
+        if how.kind in _AT_PATTERN:
+            return self._pass_until(how, piece, source, sink, answers=answers)
         self.struck[how.kind] += 1
         match how.kind, answers:
             case "latency", _:
@@ -147,12 +164,28 @@ class Proxy:
                 sink.sendall(piece)
         return True
 
+    def _pass_until(
+        self, how: Hurt, piece: bytes, source: socket.socket, sink: socket.socket, *, answers: bool
+    ) -> bool:
+        if source in self._muted:
+            return True
+        if answers or how.pattern not in piece:
+            sink.sendall(piece)
+            return True
+        self.struck[how.kind] += 1
+        if how.kind == "cut_after":
+            self._muted.add(sink)
+            sink.sendall(piece)
+            self._wait(_CARRIED_OUT_S)
+        return False
+
     def _wait(self, seconds: float) -> None:
         self._changed.wait(seconds)
 
     def _close(self, *connections: socket.socket) -> None:
         with self._lock:
             self._open -= set(connections)
+            self._muted -= set(connections)
         for each in connections:
             with suppress(OSError):
                 # Wakes the thread that reads the other direction; a lingering reset is sent by close().

@@ -144,10 +144,15 @@ class StandinControl:
         """
         self._host = urlsplit(base_url).netloc
 
-    def effects(self) -> list[dict[str, object]]:
-        """Return what was really done, oldest first; `key` is the delivery id."""
-        found = self._ask("GET", "effects")["effects"]
+    def effects(self, *, skip: int = 0) -> list[dict[str, object]]:
+        """Return what was really done, oldest first, without the first `skip`; `key` is the delivery id."""
+        found = self._ask("GET", f"effects?from={skip}")["effects"]
         return found if isinstance(found, list) else []
+
+    def arrivals(self) -> list[float]:
+        """Return when each write came that a provider's limit would count, in Unix seconds."""
+        found = self._ask("GET", "arrivals")["arrivals"]
+        return sorted(found) if isinstance(found, list) else []
 
     def effects_per_key(self) -> Counter[str]:
         """Return how often each delivery took effect: more than 1 is a duplicate, absent is a loss."""
@@ -183,11 +188,6 @@ class StandinControl:
     def counters(self) -> dict[str, dict[str, int]]:
         """Return the number of requests per route and status."""
         found = self._ask("GET", "counters")["requests"]
-        return found if isinstance(found, dict) else {}
-
-    def arrivals(self) -> dict[str, list[float]]:
-        """Return when each request came, per route, in seconds of the stand-in's clock; not of mail."""
-        found = self._ask("GET", "arrivals")["arrivals"]
         return found if isinstance(found, dict) else {}
 
     def reset(self) -> None:

@@ -19,6 +19,7 @@ from ledger.schema import check_schema
 from tasks.commands import message_refused
 from tasks.transport import be_patient
 from worker.clock import SpareClock
+from worker.failpoints import fit_failpoints
 from worker.logs import configure_logging
 from worker.metrics import Recorder, make_recorder
 from worker.sentry import report_error, start_sentry
@@ -56,6 +57,8 @@ def attach(app: "Entrega") -> None:
     def _worker(**_: Any) -> None:
         begin(app)  # Celery sets its logs up later, and waiting for the ledger must be heard
         _require_ledger(app)
+        if app.settings.entrega_failpoints:
+            fit_failpoints(app)
         await_ledger(app, pauses=_pauses())
         _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
 

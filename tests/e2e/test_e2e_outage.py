@@ -17,17 +17,17 @@ def test_an_outage_during_load_drains_by_itself_within_the_limit(running, record
     crm = running.control["crm"]
     ids = load(running, BEFORE_S, "antes")
     crm.plan({"status": 503, "times": None, "match": "create_lead"})
-    began = time.monotonic()
+    began = time.time()
     ids += load(running, OUTAGE_S, "durante")
     assert state(running) == "open"
     crm.clear_faults()
-    over = time.monotonic()
+    over = time.time()
     ids += load(running, AFTER_S, "depois")
 
     running.until(ids, "succeeded", patience_s=240)
 
-    drained_s = time.monotonic() - over
-    arrivals = sorted(crm.arrivals()["POST /api/v1/leads"])
+    drained_s = time.time() - over
+    arrivals = crm.arrivals()
     during = sum(began <= each <= over for each in arrivals)
     refused = running.requests()["503"]
     figures = {

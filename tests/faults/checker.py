@@ -1,19 +1,23 @@
 """The books compared after a run: what producers were told, what the ledger holds, what the providers really did."""
 
-import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import Any
 from uuid import UUID
 
-from tests.faults.ground import Ground
+from tests.faults import secrecy
+from tests.faults.ground import WORKERS, Ground
 from tests.faults.load import Answers
-from tests.faults.plan import CANARIES, FOREIGN_CANARIES
+from tests.faults.pace import Pace
 
 _FINAL = {"succeeded", "dead", "held", "canceled", "expired"}
-_MESSAGE_KEYS = ("unacked", "celery", "crm", "whatsapp", "email", "retry", "upkeep")
+_ROWS = "SELECT id, state, code, attempts, order_key, fallback_id, fallback_of, producer FROM deliveries ORDER BY id"
+# Our own word for "nothing proves it": whoever decides then may cause a second copy, the ledger does not.
+_NOBODY_KNOWS = {"unconfirmed"}
 
 
 @dataclass(frozen=True)
@@ -32,40 +36,110 @@ class Promise:
 
 @dataclass(frozen=True)
 class Books:
-    """The two books and the answers, read once."""
+    """The books, read once.
+
+    Attributes:
+        rows: The ledger's deliveries by id.
+        effects: How often each delivery took effect.
+        places: The place of each delivery's first effect in the order of arrival at its provider.
+        flower: Flower's pages after the load.
+    """
 
     answers: Answers
-    rows: dict[str, str]
-    rows_of_ours: int
+    rows: Mapping[str, Any]
     effects: Counter[str]
+    places: Mapping[str, int]
+    paces: Sequence[Pace]
+    flower: Mapping[str, str]
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Each delivery's state."""
+        return {id_: row.state for id_, row in self.rows.items()}
 
 
-def read_books(ground: Ground, answers: Answers) -> Books:
+def read_books(ground: Ground, answers: Answers, paces: Sequence[Pace], flower: Mapping[str, str]) -> Books:
     """Read ledger and effects; for a system at rest."""
-    rows = {str(row.id): row.state for row in ground.sql("SELECT id, state FROM deliveries")}
-    ours = ground.sql("SELECT count(*) FROM deliveries WHERE producer = 'faults'")[0][0]
-    effects: Counter[str] = sum((each.effects_per_key() for each in ground.control.values()), Counter())
-    return Books(answers, rows, ours, effects)
+    rows = {str(row.id): row for row in ground.sql(_ROWS)}
+    effects: Counter[str] = Counter()
+    places: dict[str, int] = {}
+    for each in ground.control.values():
+        keys = [str(effect["key"]) for effect in each.effects()]
+        effects.update(keys)
+        places |= {key: place for place, key in reversed(list(enumerate(keys)))}
+    return Books(answers, rows, effects, places, paces, flower)
 
 
 def check(ground: Ground, books: Books) -> list[Promise]:
     """Return how every promise stands."""
-    promised = books.answers.promised.values()
-    succeeded = [id_ for id_, state in books.rows.items() if state == "succeeded"]
     promises = [
-        _promise("a promised delivery has its row", (id_ for id_ in promised if id_ not in books.rows)),
-        _promise("one row for each promised command", _surplus(books)),
-        _promise("a repeated command gets the same id", map(str, books.answers.disagreed)),
-        _promise("producers see an id or LedgerUnavailable, nothing else", books.answers.unexpected),
-        _promise("every delivery came to an end", (i for i, state in books.rows.items() if state not in _FINAL)),
-        _promise("no account was held", (i for i, state in books.rows.items() if state == "held")),
-        _promise("succeeded: one effect", (id_ for id_ in succeeded if books.effects[id_] != 1)),
-        _promise("never two effects", (id_ for id_, n in books.effects.items() if n > 1)),
-        _promise("no effect without an accepted delivery", (id_ for id_ in books.effects if id_ not in books.rows)),
+        *_acceptance_promises(books),
+        *_effect_promises(books),
         *_ledger_promises(ground),
-        *_secrecy_promises(ground),
+        _promise("calls stay within every window of the limits", (w for each in books.paces for w in each.broken)),
+        _promise("a wrong certificate gets no message, and an error is told", _certificates(ground)),
+        _promise("no personal data in Redis or its files", secrecy.in_redis(ground)),
+        _promise("no personal data in logs", secrecy.in_logs(ground)),
+        _promise("no personal data in plain columns", secrecy.in_postgres(ground)),
+        _promise("no personal data in Flower", secrecy.in_flower(books.flower)),
     ]
     return [replace(each, examples=tuple(_timeline(ground, id_) for id_ in each.examples)) for each in promises]
+
+
+def _acceptance_promises(books: Books) -> list[Promise]:
+    states, answers = books.states, books.answers
+    return [
+        _promise("a promised delivery has its row", (id_ for id_ in answers.promised.values() if id_ not in states)),
+        _promise("one row for each promised command", _surplus(books)),
+        _promise("a repeated command gets the same id", map(str, answers.disagreed)),
+        _promise("producers see an id or LedgerUnavailable, nothing else", answers.unexpected),
+        _promise("every delivery came to an end", (i for i, state in states.items() if state not in _FINAL)),
+        _promise("no delivery is left held", (i for i, state in states.items() if state == "held")),
+        _promise("a confirmed cancellation stays", (i for i in answers.canceled if states.get(i) != "canceled")),
+    ]
+
+
+def _effect_promises(books: Books) -> list[Promise]:
+    effects, states = books.effects, books.states
+    return [
+        _promise(
+            "succeeded: one effect", (i for i, state in states.items() if state == "succeeded" and effects[i] != 1)
+        ),
+        _promise("never two effects", (id_ for id_, n in effects.items() if n > 1)),
+        _promise("no effect without an accepted delivery", (id_ for id_ in effects if id_ not in states)),
+        _promise("canceled: no effect", (i for i in effects if states.get(i) == "canceled")),
+        _promise("expired: no effect", (i for i in effects if states.get(i) == "expired")),
+        _promise("effects of one order key come in order", out_of_order(books)),
+        _promise("never both a command and its fallback", (i for i in _both(books) if _is_known(books.rows[i]))),
+    ]
+
+
+def out_of_order(books: Books) -> list[str]:
+    """Return deliveries that took effect before an earlier one of their order key."""
+    keyed = sorted(((row.order_key, id_) for id_, row in books.rows.items() if row.order_key and id_ in books.places))
+    return [
+        later
+        for _, group in groupby(keyed, key=lambda each: each[0])
+        for (_, earlier), (_, later) in pairwise(group)
+        if books.places[later] < books.places[earlier]
+    ]
+
+
+def _both(books: Books) -> list[str]:
+    """Return commands that took effect although their fallback did too."""
+    return [
+        id_ for id_, row in books.rows.items()
+        if row.fallback_id and books.effects[id_] and books.effects[str(row.fallback_id)]
+    ]  # fmt: skip
+
+
+def both_unproved(books: Books) -> int:
+    """Return how many fallbacks took effect for a command of which nobody could know that it had."""
+    return sum(not _is_known(books.rows[id_]) for id_ in _both(books))
+
+
+def _is_known(row: Any) -> bool:
+    return row.code not in _NOBODY_KNOWS
 
 
 def _timeline(ground: Ground, example: str) -> str:
@@ -84,9 +158,10 @@ def _promise(name: str, broken: Iterable[str]) -> Promise:
 
 
 def _surplus(books: Books) -> list[str]:
+    ours = sum(row.producer == "faults" and row.fallback_of is None for row in books.rows.values())
     distinct = len(set(books.answers.promised.values()))
-    wrong = {"commands": len(books.answers.promised), "ids": distinct, "rows": books.rows_of_ours}
-    return [] if len(set(wrong.values())) == 1 else [json.dumps(wrong)]
+    counts = {"commands": len(books.answers.promised), "ids": distinct, "rows": ours}
+    return [] if len(set(counts.values())) == 1 else [json.dumps(counts)]
 
 
 def _ledger_promises(ground: Ground) -> list[Promise]:
@@ -98,6 +173,16 @@ def _ledger_promises(ground: Ground) -> list[Promise]:
     ]
 
 
+def _certificates(ground: Ground) -> list[str]:
+    """Return what went wrong while a server with a wrong certificate answered: an alert of P1 is a line of an error."""
+    logs = [(ground.system.data / "logs" / f"{name}.log").read_text(errors="replace") for name in WORKERS]
+    told = any(
+        '"level": "error"' in line and '"code": "certificate"' in line for log in logs for line in log.splitlines()
+    )
+    silent = ["no error was told"] if ground.held and not told else []
+    return silent + (["the impostor got a message"] if ground.impostor_mails else [])
+
+
 def _over_budget(ground: Ground) -> list[str]:
     """Return deliveries that were tried again more often than their error's rule and their parkings allow."""
     rules = {kind: spec for spec in ground.app.specs.values() for kind in spec.operations}
@@ -107,65 +192,10 @@ def _over_budget(ground: Ground) -> list[str]:
     )
     over = [row for row in rows if row.n > rules[row.kind].rule(row.code).retries + row.parks]
     counted = ground.sql(
-        "SELECT d.id FROM deliveries d WHERE d.attempts <> (SELECT count(*) FROM attempts a WHERE a.delivery_id = d.id)"
+        "SELECT d.id FROM deliveries d LEFT JOIN (SELECT delivery_id, count(*) AS n FROM attempts GROUP BY delivery_id)"
+        " a ON a.delivery_id = d.id WHERE d.attempts <> coalesce(a.n, 0)"
     )
     return [
         *(f"{row.id} {row.code} {row.n}" for row in over),
         *(f"{row.id} attempts are not counted rightly" for row in counted),
     ]
-
-
-def _secrecy_promises(ground: Ground) -> list[Promise]:
-    every = (*CANARIES, *FOREIGN_CANARIES)
-    logs = [*ground.system.data.glob("*.log"), *ground.system.data.glob("logs/*.log")]
-    loud = [each.name for each in logs if leaks(each.read_text(errors="replace"), every)]
-    return [
-        _promise("no personal data in Redis", _in_redis(ground)),
-        _promise("no personal data in logs", loud),
-        _promise("no personal data in plain columns", _in_postgres(ground, every)),
-    ]
-
-
-def leaks(text: str, words: Iterable[str]) -> bool:
-    """Tell whether one of the words shows: plain, as hexadecimal bytes, or in any of its three base64 forms."""
-    folded = text.casefold()
-    return any(form in folded for form in _plain_forms(words)) or any(form in text for form in _base64_forms(words))
-
-
-def _plain_forms(words: Iterable[str]) -> list[str]:
-    return [form for each in words for form in (each, each.encode().hex())]
-
-
-def _base64_forms(words: Iterable[str]) -> list[str]:
-    cased = [form for each in words for form in (each, each.title())]
-    shifted = [base64.b64encode(bytes(n) + each.encode()).decode() for each in cased for n in range(3)]
-    return [form[4:-4] for form in shifted if len(form) >= 14]  # shorter ones would be found by chance
-
-
-def _in_redis(ground: Ground) -> list[str]:
-    client = ground.redis
-    readers: dict[bytes, Callable[[bytes], object]] = {
-        b"string": client.get, b"list": lambda key: client.lrange(key, 0, -1), b"hash": client.hgetall,
-        b"set": client.smembers, b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
-        b"stream": client.xrange,
-    }  # fmt: skip
-    found = []
-    for key in client.scan_iter(count=1000):
-        # What a foreign client put on the broker stays in the unacknowledged messages of a killed worker until it is
-        # seen again: that is the client's doing, and ours never carries more than an id.
-        is_message = key.decode(errors="replace").startswith(_MESSAGE_KEYS)
-        words = CANARIES if is_message else (*CANARIES, *FOREIGN_CANARIES)
-        kind = client.type(key)
-        content = f"{key!r} {readers[kind](key)!r}" if kind in readers else repr(key)
-        found += [repr(key)] if leaks(content, words) else []
-    return found
-
-
-def _in_postgres(ground: Ground, words: Iterable[str]) -> list[str]:
-    forms = "|".join(_plain_forms(words))
-    tables = ground.sql("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
-    counts = {
-        name: ground.sql(f'SELECT count(*) FROM "{name}" t WHERE t::text ~* :forms', forms=forms)[0][0]  # noqa: S608 - ours
-        for (name,) in tables
-    }
-    return [f"{name}: {n} rows" for name, n in counts.items() if n]

@@ -1,106 +1,29 @@
-"""The kinds of faults: each strikes once, is bounded in time, and takes its own choices from a seeded generator."""
+"""The kinds of faults: each strikes once, is bounded in time, and takes its own choices from a seeded generator.
+
+A fault returns what it struck, for the report; None when there was nothing to strike.
+"""
 
 import random
-import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from uuid import UUID
 
-import psutil
 from kombu import Producer
 
-from config.running import child_environment
 from delivery.errors import LedgerUnavailable
 from delivery.ports import Hint
-from sandbox.children import Child, Command
 from sandbox.proxy import Hurt
-from tests.faults.ground import LEASE_S, WORKERS, Ground
-from tests.faults.plan import foreign_lead
+from tests.faults import processes
+from tests.faults.commands import foreign_lead
+from tests.faults.ground import Ground
+from tests.faults.points import ACCEPT_POINTS, WORKER_POINTS, at_point, producer_deceived
+from tests.faults.wires import SERVERS, cut_at_commit, show_wrong_certificate, wire
+from worker.failpoints import Point
 
-Strike = Callable[[Ground, random.Random], None]
-_SHORT_S, _LONG_S, _FROZEN_S = 3.0, LEASE_S + 4.0, 6.0
-
-
-def _awake(ground: Ground, name: str) -> str:
-    """Start a part again when an earlier fault has just killed it: this one is meant to strike something."""
-    if not _runs(ground, name):
-        ground.revive(name)
-    return name
+Strike = Callable[[Ground, random.Random], str | None]
 
 
-def kill_worker(ground: Ground, rng: random.Random) -> None:
-    ground.kill(_awake(ground, rng.choice(WORKERS)))  # the watch starts it again after a second
-
-
-def kill_both_workers(ground: Ground, _: random.Random) -> None:
-    for name in WORKERS:
-        ground.kill(_awake(ground, name))
-
-
-def _suspend(ground: Ground, name: str, seconds: float) -> None:
-    process = ground.process(_awake(ground, name))
-    process.suspend()
-
-    def go_on() -> None:
-        with suppress(psutil.NoSuchProcess):  # killed meanwhile
-            process.resume()
-
-    ground.later(seconds, go_on)
-
-
-def stop_worker_shortly(ground: Ground, rng: random.Random) -> None:
-    _suspend(ground, rng.choice(WORKERS), _SHORT_S)
-
-
-def stop_worker_past_its_lease(ground: Ground, rng: random.Random) -> None:
-    _suspend(ground, rng.choice(WORKERS), _LONG_S)
-
-
-def wipe_redis(ground: Ground, _: random.Random) -> None:
-    with suppress(Exception):  # it may be frozen or away by an earlier fault
-        ground.redis.flushall()
-
-
-def restart_redis_empty(ground: Ground, _: random.Random) -> None:
-    ground.kill("valkey")
-    shutil.rmtree(ground.system.data / "valkey", ignore_errors=True)
-    ground.revive("valkey")
-
-
-def restart_redis_from_its_file(ground: Ground, _: random.Random) -> None:
-    ground.kill("valkey")
-    ground.revive("valkey")
-
-
-def restart_redis_from_an_old_file(ground: Ground, rng: random.Random) -> None:
-    """Bring back messages that were worked on long ago."""
-    folder, kept = ground.system.data / "valkey", ground.system.data / "valkey.old"
-    if not kept.exists():
-        with suppress(shutil.Error):  # a file that is being rewritten: half a snapshot is as good an old one
-            shutil.copytree(folder, kept)
-        ground.later(4.0, lambda: restart_redis_from_an_old_file(ground, rng))
-        return
-    ground.kill("valkey")
-    shutil.rmtree(folder, ignore_errors=True)
-    kept.rename(folder)
-    ground.revive("valkey")
-
-
-def freeze_redis(ground: Ground, _: random.Random) -> None:
-    _suspend(ground, "valkey", _FROZEN_S)
-
-
-def crash_postgres(ground: Ground, rng: random.Random) -> None:
-    ground.kill("postgres")
-    ground.later(rng.uniform(0.0, 2.0), lambda: None if _runs(ground, "postgres") else ground.revive("postgres"))
-
-
-def _runs(ground: Ground, name: str) -> bool:
-    return ground.system.parts[name].running
-
-
-def end_backends(ground: Ground, rng: random.Random) -> None:
+def end_backends(ground: Ground, rng: random.Random) -> str:
     """End database connections of workers and producers, several times, so that some are in the midst of a commit."""
 
     def some() -> None:
@@ -114,32 +37,10 @@ def end_backends(ground: Ground, rng: random.Random) -> None:
 
     for n in range(10):
         ground.later(n * 0.2, some)
+    return "postgres"
 
 
-def kill_beat(ground: Ground, _: random.Random) -> None:
-    if "beat" not in ground.system.parts:  # killed a moment ago
-        return
-    ground.kill("beat")
-    beat = ground.system.parts.pop("beat")  # the watch must not start it at once
-    ground.later(8.0, lambda: (beat.stop(), beat.start(), ground.system.parts.update(beat=beat)))
-
-
-def run_two_beats(ground: Ground, _: random.Random) -> None:
-    if "beat2" in ground.system.parts:
-        return
-    data = ground.system.data
-    arguments = ("-m", "celery", "-A", "worker", "beat", f"--schedule={data}/beat2", f"--pidfile={data}/beat2.pid")
-    command = Command(
-        "beat2", (sys.executable, *arguments), log=data / "logs" / "beat2.log",
-        env=child_environment(ground.system.variables),
-    )  # fmt: skip
-    child = Child(data, command)
-    child.start()
-    ground.system.parts["beat2"] = child
-    ground.later(10.0, lambda: (ground.system.parts.pop("beat2", child), child.stop()))
-
-
-def repeat_hints(ground: Ground, rng: random.Random) -> None:
+def repeat_hints(ground: Ground, rng: random.Random) -> str | None:
     """Hint open deliveries ten times each, in random order."""
     with suppress(LedgerUnavailable):
         rows = ground.sql(
@@ -148,9 +49,11 @@ def repeat_hints(ground: Ground, rng: random.Random) -> None:
         hints = [Hint(UUID(str(row.id)), row.kind, "normal") for row in rows] * 10
         rng.shuffle(hints)
         ground.app.hints.send(hints)
+        return f"{len(rows)} deliveries"
+    return None
 
 
-def forge_messages(ground: Ground, rng: random.Random) -> None:
+def forge_messages(ground: Ground, rng: random.Random) -> str:
     raw: tuple[bytes, ...] = (
         b"garbage",
         b"{}",
@@ -177,9 +80,10 @@ def forge_messages(ground: Ground, rng: random.Random) -> None:
                     b"\x80\x04N.", routing_key="celery", headers={"task": "create_lead", "id": "1"},
                     content_type="application/x-python-serialize", content_encoding="binary",
                 )  # fmt: skip
+    return "redis"
 
 
-def foreign_clients(ground: Ground, rng: random.Random) -> None:
+def foreign_clients(ground: Ground, rng: random.Random) -> str:
     """Let plain Celery clients send leads, each message twice with one id."""
     seed = rng.randrange(2**32)
     with suppress(Exception), ground.foreign.connection_for_write() as connection:  # Redis may be away
@@ -189,60 +93,80 @@ def foreign_clients(ground: Ground, rng: random.Random) -> None:
                     "create_lead", kwargs=foreign_lead(seed, n), task_id=f"foreign-{seed}-{n}", connection=connection
                 )
             ground.foreign_sent += 1
+    return "redis"
 
 
 def _provider(*faults: Mapping[str, object], times: int = 6) -> Strike:
-    def strike(ground: Ground, rng: random.Random) -> None:
+    def strike(ground: Ground, _: random.Random) -> str:
         for fault in faults:
             ground.control["crm"].plan({**fault, "times": times})
             ground.control["graph"].plan({**fault, "times": max(1, times // 3)})
+        return "crm, whatsapp"
 
     return strike
 
 
 def _storm(**fault: object) -> Strike:
-    def strike(ground: Ground, _: random.Random) -> None:
+    def strike(ground: Ground, _: random.Random) -> str:
         for name in ("crm", "graph"):
             ground.control[name].plan({**fault, "times": None})
         ground.later(4.0, lambda: [ground.control[name].clear_faults() for name in ("crm", "graph")])
+        return "crm, whatsapp"
 
     return strike
 
 
-def slow_answers(ground: Ground, rng: random.Random) -> None:
+def refuse_recipients(ground: Ground, _: random.Random) -> str:
+    """Let WhatsApp refuse some recipients for good, so that fallback commands have to start."""
+    ground.control["graph"].plan({"graph_error": 131026, "match": "messages", "times": 20})
+    return "whatsapp"
+
+
+def slow_answers(ground: Ground, rng: random.Random) -> str:
     for name in ("crm", "graph"):
         ground.control[name].configure({"latency_s": rng.uniform(0.5, 1.5)})
         ground.later(4.0, lambda name=name: ground.control[name].configure({"latency_s": 0}))
+    return "crm, whatsapp"
 
 
 def _mail(**fault: object) -> Strike:
-    def strike(ground: Ground, _: random.Random) -> None:
+    def strike(ground: Ground, _: random.Random) -> str:
         ground.control["smtp"].plan({"times": 5, **fault})
+        return "email"
 
     return strike
 
 
-def _wire(how: Hurt, seconds: float = 3.0) -> Strike:
-    def strike(ground: Ground, _: random.Random) -> None:
-        ground.system.proxy.hurt(how)
-        ground.later(seconds, ground.system.proxy.heal)
+def _told_late(point: Point) -> Strike:
+    """Let the worker that accepts a foreign client's command end at a point, and send such commands."""
+
+    def strike(ground: Ground, rng: random.Random) -> str:
+        ground.arm(ground.failpoints, point, "exit")
+        foreign_clients(ground, rng)
+        return point
 
     return strike
 
+
+_WIRES = {
+    "slow": Hurt("latency", seconds=0.3), "reset": Hurt("reset"), "swallows all": Hurt("black_hole"),
+    "half open": Hurt("half_open"), "loses answers": Hurt("lose_answer"), "cuts answers": Hurt("cut", size=60),
+    "drips": Hurt("slow_bytes", seconds=0.05),
+}  # fmt: skip
 
 # The order is part of the plan of a seed: append, do not sort.
 KINDS: Mapping[str, Strike] = {
-    "worker killed": kill_worker,
-    "Redis wiped": wipe_redis,
-    "worker stopped 3 s": stop_worker_shortly,
-    "worker stopped past its lease": stop_worker_past_its_lease,
-    "Redis restarted empty": restart_redis_empty,
-    "Redis restarted from its file": restart_redis_from_its_file,
-    "Redis frozen 6 s": freeze_redis,
-    "Postgres crashed": crash_postgres,
+    "worker killed": processes.kill_worker,
+    "Redis wiped": processes.wipe_redis,
+    "worker stopped 3 s": processes.stop_worker_shortly,
+    "worker stopped past its lease": processes.stop_worker_past_its_lease,
+    "Redis restarted empty": processes.restart_redis_empty,
+    "Redis restarted from its file": processes.restart_redis_from_its_file,
+    "Redis frozen 5 s": processes.freeze_redis,
+    "Postgres crashed": processes.crash_postgres,
     "database connections ended": end_backends,
-    "beat killed": kill_beat,
-    "two beats": run_two_beats,
+    "beat killed": processes.kill_beat,
+    "two beats": processes.run_two_beats,
     "hints repeated ten times": repeat_hints,
     "messages forged": forge_messages,
     "foreign clients": foreign_clients,
@@ -258,18 +182,24 @@ KINDS: Mapping[str, Strike] = {
     "provider storm of 503": _storm(status=503),
     "provider storm of 429": _storm(status=429, retry_after="1"),
     "provider slow": slow_answers,
+    "recipients refused": refuse_recipients,
     "mail accepted, answer lost": _mail(phase="after_dot", action="accept_then_drop"),
     "mail refused with 451": _mail(phase="after_dot", action="reply", code=451),
     "mail cut in the body": _mail(phase="body", action="drop"),
-    "both workers killed": kill_both_workers,
-    "Redis restarted from an old file": restart_redis_from_an_old_file,
-    "wire slow": _wire(Hurt("latency", seconds=0.3)),
-    "wire reset": _wire(Hurt("reset")),
-    "wire swallows all": _wire(Hurt("black_hole")),
-    "wire half open": _wire(Hurt("half_open")),
-    "wire loses answers": _wire(Hurt("lose_answer")),
-    "wire cuts answers": _wire(Hurt("cut", size=60)),
-    "wire drips": _wire(Hurt("slow_bytes", seconds=0.05)),
+    "both workers killed": processes.kill_both_workers,
+    "everything killed": processes.kill_everything,
+    "Redis restarted from an old file": processes.restart_redis_from_an_old_file,
+    "worker's clock wrong": processes.shift_clock,
+    "wrong certificate": show_wrong_certificate,
+    "cut at COMMIT, not carried out": cut_at_commit(carried_out=False),
+    "cut at COMMIT, carried out": cut_at_commit(carried_out=True),
+    **{f"wire to provider {name}": wire(how) for name, how in _WIRES.items()},
+    **{f"wire to server {name}": wire(how, SERVERS) for name, how in _WIRES.items()},
+    **{f"exit {point}": at_point(point, "exit") for point in WORKER_POINTS},
+    **{f"failure told {point}": at_point(point, "fail") for point in WORKER_POINTS},
+    **{f"exit {point}": _told_late(point) for point in ACCEPT_POINTS},
+    **{f"failure told {point}": producer_deceived(point) for point in ACCEPT_POINTS},
 }
 WIPES = frozenset({"Redis wiped", "Redis restarted empty"})
-DEATHS = frozenset({"worker killed", "both workers killed"})
+# Redis comes back without what it last knew.
+LOSSES = WIPES | {"Redis restarted from its file", "Redis restarted from an old file", "everything killed"}

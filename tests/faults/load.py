@@ -2,14 +2,25 @@
 
 import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from delivery.errors import LedgerUnavailable
+from delivery.ports import Hint
+from ledger.canceling import NotCancelable, cancel
+from ledger.order import next_in_order
+from tests.faults.commands import BLOCK, Order, order
 from tests.faults.ground import Ground
 from tests.faults.plan import Plan
 
+_PRODUCERS = 2
 _PAUSE_S = 0.2
-_MOST_OPEN = 600  # enough that every fault finds work in every hand, and not so much that it stays in the queue
+_MOST_OPEN = 400  # enough that every fault finds work in every hand, and not so much that it stays in the queue
+_OPEN = """
+    SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting') OR state = 'waiting' AND next_at <= now()
+"""
 
 
 @dataclass
@@ -18,12 +29,14 @@ class Answers:
 
     Attributes:
         promised: Delivery id by command number.
-        refusals: How often the ledger was away: nothing was promised, and the command was handed over again.
+        canceled: Ids whose cancellation was confirmed.
+        refusals: How often the ledger was away: nothing was promised, and the commands were handed over again.
         disagreed: Commands that got another id when they were repeated.
         unexpected: Names of errors that no producer should see.
     """
 
     promised: dict[int, str] = field(default_factory=dict)
+    canceled: set[str] = field(default_factory=set)
     refusals: int = 0
     repeats: int = 0
     disagreed: list[int] = field(default_factory=list)
@@ -37,10 +50,11 @@ class Load:
         self.answers = Answers()
         self.gate = 0
         self.open = 0
+        self.most_open = _MOST_OPEN
         self._ground, self._plan = ground, plan
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._produce, args=(each,), daemon=True) for each in plan.shares()]
+        self._threads = [threading.Thread(target=self._produce, args=(n,), daemon=True) for n in range(_PRODUCERS)]
         self._watcher = threading.Thread(target=self._count_open, daemon=True)
 
     @property
@@ -64,28 +78,61 @@ class Load:
         for each in self._threads:
             each.join(30)
 
-    def _produce(self, numbers: range) -> None:
-        for n in numbers:
-            while (n >= self.gate or self.open > _MOST_OPEN) and not self._ended.is_set():
+    def _produce(self, mine: int) -> None:
+        for first in range(mine * BLOCK, self._plan.deliveries, _PRODUCERS * BLOCK):
+            while (first >= self.gate or self.open > self.most_open) and not self._ended.is_set():
                 time.sleep(0.05)
             if self._ended.is_set():
                 return
-            first = self._hand_over(n)
-            if first is not None and self._plan.is_repeated(n):
-                self._repeat(n, first)
+            block = [order(self._plan.seed, n) for n in range(first, min(first + BLOCK, self._plan.deliveries))]
+            ids = self._until_answered(self._together(block))
+            for each, id_ in zip(block, ids or (), strict=False):
+                with self._lock:
+                    self.answers.promised[each.number] = id_
+                if each.cancel:
+                    self._cancel(id_)
+                if each.repeat:
+                    self._repeat(each, id_)
 
-    def _repeat(self, n: int, first: str) -> None:
-        again = self._hand_over(n)
+    def _together(self, block: Sequence[Order]) -> Callable[[], list[str]]:
+        """Return how to hand several commands over in one transaction, as a bulk door does."""
+        intake = self._ground.app.intake
+        new = [intake.prepare(each.kind, each.body, producer="faults") for each in block]
+
+        def submit() -> list[str]:
+            opened = intake.ledger.open(new)
+            due = [
+                Hint(each.id, wanted.command.kind, wanted.command.options.priority)
+                for each, wanted in zip(opened, new, strict=True) if each.fresh and each.state == "ready"
+            ]  # fmt: skip
+            intake.hints.send(due)
+            return [str(each.id) for each in opened]
+
+        return submit
+
+    def _repeat(self, wanted: Order, first: str) -> None:
+        again = self._until_answered(
+            lambda: [self._ground.app.intake.submit(wanted.kind, wanted.body, producer="faults").id]
+        )
         with self._lock:
             self.answers.repeats += 1
-            if again not in (first, None):
-                self.answers.disagreed.append(n)
+            if again and again[0] != first:
+                self.answers.disagreed.append(wanted.number)
 
-    def _hand_over(self, n: int) -> str | None:
-        kind, body = self._plan.command(n)
-        while True:  # a command that was begun is brought to an answer, also at the end
+    def _cancel(self, id_: str) -> None:
+        def take_back() -> list[str]:
+            with suppress(NotCancelable):  # a worker was faster, or an earlier answer was lost
+                cancel(self._ground.app.database, UUID(id_), actor="faults", reason="taken back by the producer")
+                self._ground.app.hints.send(next_in_order(self._ground.app.database, [UUID(id_)]))
+                return [id_]
+            return []
+
+        self.answers.canceled.update(self._until_answered(take_back) or ())
+
+    def _until_answered(self, ask: Callable[[], list[str]]) -> list[str] | None:
+        while True:  # what was begun is brought to an answer, also at the end
             try:
-                found = self._ground.app.intake.submit(kind, body, producer="faults").id
+                return ask()
             except LedgerUnavailable:
                 with self._lock:
                     self.answers.refusals += 1
@@ -94,16 +141,9 @@ class Load:
                 with self._lock:
                     self.answers.unexpected.append(f"{type(err).__name__}: {err}"[:300])
                 return None
-            else:
-                with self._lock:
-                    self.answers.promised.setdefault(n, found)
-                return found
 
     def _count_open(self) -> None:
         while not self.is_over:
-            try:
-                rows = self._ground.sql("SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting')")
-                self.open = rows[0][0]
-            except LedgerUnavailable:
-                pass
-            time.sleep(0.3)
+            with suppress(LedgerUnavailable):
+                self.open = self._ground.sql(_OPEN)[0][0]
+            time.sleep(0.25)

@@ -1,7 +1,8 @@
 """The fault suite: load, faults by a printed seed, then the books are compared. `make faults` starts it.
 
-The same `--seed` gives the same commands and the same faults at the same places among them. Times differ from run to
-run, because threads, processes and the machine decide them; what the promises say must hold in every one.
+The same `--seed` gives the same commands and the same faults at the same places among them, as long as deliveries and
+faults are as many. Times differ from run to run, because threads, processes and the machine decide them; what the
+promises say must hold in every one.
 """
 
 import argparse
@@ -13,37 +14,47 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 
 from delivery.errors import LedgerUnavailable
 from tests.faults.checker import check, read_books
-from tests.faults.faults import KINDS, WIPES
+from tests.faults.events import StatusEvents
+from tests.faults.faults import KINDS, LOSSES, WIPES
 from tests.faults.ground import Ground, ground
 from tests.faults.load import Load
 from tests.faults.naive import run_control
-from tests.faults.plan import Plan, make_plan
-from tests.faults.recovery import Struck, is_recovered, works_now
-from tests.faults.report import SeedReport, keep, print_all, print_start, weigh
+from tests.faults.pace import paces
+from tests.faults.plan import Plan, Step, make_plan
+from tests.faults.recovery import Struck, is_recovered, untouched, works_now
+from tests.faults.report import Course, SeedReport, keep, print_all, print_start, weigh
+from tests.faults.secrecy import flower_pages
+from tests.faults.wires import resume
 
-_REST_S = 240.0
+_REST_S = 150.0
 _TICK_S = 0.1
 _CALM_S = 25.0
-_ENOUGH_OPEN = 10
-_AT_REST = "SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting', 'waiting', 'uncertain')"
+_ENOUGH_OPEN, _FEW_OPEN = 60, 20
+_CONTROL_S = 45.0  # what the control takes, out of the time of the whole run
+_FLOWER_S = 40.0  # it may have been started a moment ago
+_FLOWER_FROM = 0.75  # of the commands; Flower keeps every task it hears of in memory
+_AT_REST = "SELECT count(*) FROM deliveries WHERE state IN ('ready', 'attempting', 'waiting', 'uncertain', 'held')"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run every seed and the control; return 0 when every promise was kept and the control broke one."""
     asked = _parser().parse_args(arguments)
     seeds = asked.seed or [secrets.randbelow(2**31) for _ in range(asked.seeds)]
-    deadline = time.monotonic() + asked.minutes * 60
+    deadline = time.monotonic() + asked.minutes * 60 - _CONTROL_S
     reports = []
     for n, seed in enumerate(seeds):
         share = (deadline - time.monotonic()) / (len(seeds) - n)
-        plan = make_plan(seed, deliveries=asked.deliveries, faults=asked.faults, kinds=tuple(KINDS))
+        kinds = tuple(asked.kind or KINDS)
+        plan = make_plan(seed, deliveries=asked.deliveries, faults=asked.faults, kinds=kinds)
         print_start(plan)
         reports.append(run_seed(plan, seconds=share))
     with _folder() as data:
@@ -60,53 +71,68 @@ def run_seed(plan: Plan, *, seconds: float) -> SeedReport:
         plan: Commands and faults.
         seconds: Hand nothing more over after this; what was handed over is still checked.
     """
+    began = time.monotonic()
     with _folder() as data, ground(Path(data)) as found:
-        began = time.monotonic()
         load = Load(found, plan)
-        struck = _carry_out(found, load, plan, began + seconds)
-        loaded = time.monotonic() - began
-        found.lift()
-        rested = _rest(found)
-        whole = load.handed_over == plan.deliveries and len(struck) == len(plan.steps)
-        books = read_books(found, load.answers)
+        with StatusEvents(found, plan.seed) as events:
+            course = _Course(found, load, plan)
+            course.run(began + seconds)
+            loaded = time.monotonic() - began
+            found.lift()
+            rested = _rest(found)
+        whole = load.handed_over == plan.deliveries and len(course.struck) == len(plan.steps)
+        losses = [each.at.timestamp() for each in course.struck if each.kind in LOSSES]
+        _until(found, lambda: bool(flower_pages(found)), seconds=_FLOWER_S)
+        books = read_books(found, load.answers, paces(found, losses), flower_pages(found))
         promises = check(found, books)
-        return weigh(
-            found, plan, books, promises, struck, whole=whole, load_s=loaded, rest_s=rested,
-        )  # fmt: skip
+        taken = Course(whole, time.monotonic() - began, loaded, rested, events.told)
+        return weigh(found, plan, books, promises, course.struck, taken)
 
 
-def _carry_out(found: Ground, load: Load, plan: Plan, deadline: float) -> list[Struck]:
-    struck: list[Struck] = []
-    coming = list(plan.steps)
-    load.start()
-    while not load.is_over and time.monotonic() < deadline:
-        load.gate = coming[1].at if len(coming) > 1 else plan.deliveries
-        if coming and load.handed_over >= min(coming[0].at, plan.deliveries):
-            step = coming.pop(0)
-            if step.kind in WIPES:
-                _calm(found, load, step.at)
-            before = len(found.dead)
-            at = _now()
-            KINDS[step.kind](found, random.Random(step.seed))
-            struck.append(Struck(step.kind, at, load.handed_over, tuple(found.dead[before:])))
-            if step.kind in WIPES:
-                _recover(found, struck[-1])
-        found.tick()
-        time.sleep(_TICK_S)
-    load.end()
-    return struck
+@dataclass
+class _Course:
+    """The load and the faults of one plan, under way."""
 
+    found: Ground
+    load: Load
+    plan: Plan
+    struck: list[Struck] = field(default_factory=list)
 
-def _calm(found: Ground, load: Load, at: int) -> None:
-    """Let earlier faults end, then let fresh work come in: the recovery from a wipe is measured by itself."""
-    gate, load.gate = load.gate, at
-    _until(found, lambda: not found.is_hurt and (load.open == 0 or works_now(found, _now(-1.0))))
-    load.gate = gate
-    _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=1.5)
+    def run(self, deadline: float) -> None:
+        """Hand over and strike until all is done, or the time is over."""
+        coming = list(self.plan.steps)
+        self.load.start()
+        while not self.load.is_over and time.monotonic() < deadline:
+            self.load.gate = coming[1].at if len(coming) > 1 else self.plan.deliveries
+            if coming and self.load.handed_over >= min(coming[0].at, self.plan.deliveries):
+                self._strike(coming.pop(0))
+            if self.load.handed_over >= _FLOWER_FROM * self.plan.deliveries:
+                self.found.system.start_flower()
+            self.found.tick()
+            time.sleep(_TICK_S)
+        self.load.end()
+        self.found.system.start_flower()  # also where the time was over before
 
+    def _strike(self, step: Step) -> None:
+        waiting = self._calm(step.at) if step.kind in WIPES else ()
+        dead, armed = len(self.found.dead), len(self.found.armed)
+        at = datetime.now(UTC)
+        target = KINDS[step.kind](self.found, random.Random(step.seed))
+        note = self.found.armed[armed] if len(self.found.armed) > armed else None
+        handed_over, died = self.load.handed_over, tuple(self.found.dead[dead:])
+        self.struck.append(Struck(step.kind, at, handed_over, target, died, note, waiting))
+        if waiting:
+            _until(self.found, lambda: is_recovered(self.found, self.struck[-1]))
 
-def _recover(found: Ground, struck: Struck) -> None:
-    _until(found, lambda: is_recovered(found, struck))
+    def _calm(self, at: int) -> tuple[UUID, ...]:
+        """Let earlier faults end, then let fresh work come in: the recovery from a wipe is measured by itself."""
+        load, found = self.load, self.found
+        load.gate = at
+        _until(found, lambda: not found.is_hurt and (load.open < _FEW_OPEN or works_now(found, _now(-1.0))))
+        _until(found, lambda: load.open < _FEW_OPEN)
+        load.gate = at + 2 * _ENOUGH_OPEN
+        _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=1.5)
+        return untouched(found)
 
 
 def _until(found: Ground, condition: Callable[[], bool], seconds: float = _CALM_S) -> None:
@@ -131,6 +157,7 @@ def _rest(found: Ground) -> float:
         with suppress(LedgerUnavailable):  # Postgres may have been killed a moment ago
             if found.sql(_AT_REST)[0][0] == 0:
                 break
+            resume(found)
         time.sleep(0.3)
     return time.monotonic() - began
 
@@ -144,8 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds to draw")
     parser.add_argument("--seed", type=int, action="append", help="use this seed; may be given several times")
     parser.add_argument("--deliveries", type=int, default=20_000, help="commands for each seed")
-    parser.add_argument("--faults", type=int, default=60, help="faults for each seed")
-    parser.add_argument("--minutes", type=float, default=60.0, help="hand nothing more over after this long in all")
+    parser.add_argument("--faults", type=int, default=36, help="faults for each seed")
+    parser.add_argument(
+        "--kind", action="append", choices=tuple(KINDS), help="only this kind; may be given several times"
+    )
+    parser.add_argument("--minutes", type=float, default=15.0, help="hand nothing more over after this long in all")
     parser.add_argument("--control", type=int, default=200, help="tasks of the naive worker")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="where JSON is kept")
     return parser

@@ -66,3 +66,28 @@ def test_each_hurt_loses_the_answer_and_healing_ends_it(proxy, crm, hurt, effect
 def test_an_unknown_hurt_is_refused():
     with pytest.raises(ValueError, match="unknown kind 'rain'"):
         Hurt("rain")
+
+
+@pytest.mark.parametrize(("kind", "effects"), [("cut_before", 0), ("cut_after", 1)])
+def test_a_connection_is_cut_where_certain_bytes_go_by_and_nowhere_else(proxy, crm, kind, effects):
+    proxy.hurt(Hurt(kind, pattern=b'"d-2"'))
+
+    assert post(proxy, "d-1").status_code == 201
+    with pytest.raises(FAULTS):
+        post(proxy, "d-2")
+
+    assert [each["key"] for each in crm.effects()] == ["d-1", "d-2"][: 1 + effects]
+
+
+def test_an_impostor_answers_new_connections_until_it_is_gone(proxy, crm):
+    impostor = HttpStandin(CrmApi())
+    impostor.start()
+    proxy.hurt(Hurt("impostor", port=impostor.port))
+
+    post(proxy, "d-1")
+    proxy.heal()
+    post(proxy, "d-2")
+
+    assert [each["key"] for each in impostor.effects()] == ["d-1"]
+    assert [each["key"] for each in crm.effects()] == ["d-2"]
+    impostor.stop()

@@ -208,6 +208,15 @@ def test_mail_without_a_login_is_refused_but_to_loopback_in_the_sandbox(
     assert "SMTP without a login is accepted in sandbox only" in refusal.issues["SMTP_PASSWORD"]
 
 
+def test_failpoints_are_refused_outside_the_sandbox(env: dict[str, str]) -> None:
+    env.update(PRODUCTION, ENTREGA_FAILPOINTS="true")
+
+    refusal = _refusal()
+
+    assert list(refusal.issues) == ["ENTREGA_FAILPOINTS"]
+    assert "sandbox only" in refusal.issues["ENTREGA_FAILPOINTS"]
+
+
 def test_mail_to_loopback_may_be_plain_in_the_sandbox(env: dict[str, str]) -> None:
     env.update(SMTP_HOST="localhost", SMTP_PORT="2525", FROM_EMAIL="avisos@exemplo.com.br")
 
