@@ -56,7 +56,14 @@ class Engine:
         """
         since = self.monotonic()
         claimed = self.ledger.claim(ids, worker=self.worker, leases=self._leases())
-        settlements = [self._attempt(each, since) for each in claimed]
+        return self.conclude([self.attempt(each, since) for each in claimed])
+
+    def claim_next(self, account: str, kind: str, *, most: int) -> list[Claimed]:
+        """Take what waits for one account; see `delivery.ports.Ledger.claim_next`."""
+        return self.ledger.claim_next(account, kind, most=most, worker=self.worker, leases=self._leases())
+
+    def conclude(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+        """Write how attempts ended and tell of it; return those whose fence still held."""
         settled = self._settle(settlements)
         for each in settlements:
             self._tell(each)
@@ -80,7 +87,12 @@ class Engine:
     def _leases(self) -> dict[str, timedelta]:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
-    def _attempt(self, claimed: Claimed, since: float) -> Settlement:
+    def attempt(self, claimed: Claimed, since: float) -> Settlement:
+        """Admit, call and judge one claimed delivery; never raises.
+
+        Args:
+            since: Monotonic seconds of this engine's clock, from before the claim.
+        """
         passed: list[Gate] = []
         shut = self._admit(claimed, passed) or self._too_late(claimed, since)
         settlement = Settlement(claimed, shut) if shut else self._carry_out(claimed)

@@ -89,7 +89,8 @@ class Intake:
         if not opened.same_body:
             raise KeyReused("this idempotency key was used before with another body; use a new key")
         if opened.fresh and opened.next_at <= self.now() + _SHORT_HORIZON:
-            self.hints.send([Hint(opened.id, kind, command.options.priority)])
+            alone = command.options.order_key is not None
+            self.hints.send([Hint(opened.id, kind, command.options.priority, alone=alone)])
         return self._answer(opened, command, account, language)
 
     def prepare(

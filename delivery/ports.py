@@ -154,12 +154,14 @@ class Hint:
 
     Attributes:
         wait: How long from now; seconds at most.
+        alone: No lane takes it up by itself: it has an order key.
     """
 
     id: UUID
     kind: str
     priority: str = "normal"
     wait: timedelta = timedelta()
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,15 @@ class Ledger(Protocol):
         """
         ...
 
+    def claim_next(
+        self, account: str, kind: str, *, most: int, worker: str, leases: Mapping[str, timedelta]
+    ) -> list[Claimed]:
+        """Take ready deliveries of one account and kind, most urgent and oldest first; otherwise as `claim`.
+
+        Those with an order key, and those that may be what kills their workers, wait for their own hints.
+        """
+        ...
+
     def settle(self, settlements: Iterable[Settlement]) -> set[UUID]:
         """Write outcomes whose fence still holds; return the ids that were changed."""
         ...
@@ -303,7 +314,10 @@ class Hints(Protocol):
     """The way a delivery id reaches a worker. Losing a hint costs time, never a delivery."""
 
     def send(self, hints: Iterable[Hint]) -> int:
-        """Publish the hints, best effort; return how many went out. Never raises for an absent broker."""
+        """Publish the hints, best effort; return how many went out. Never raises for an absent broker.
+
+        Of many for now only some go out: see `delivery.lane`.
+        """
         ...
 
     def backlog(self) -> int | None:

@@ -7,13 +7,12 @@ priority by due instant, those with an order key apart.
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from delivery.ports import Backlog, Hint
+from ledger.database import statement
 from ledger.models import PRIORITIES
-from ledger.order_hints import LANE, NO_LIVE_HINT, due_in_order
-
-_BY_PRIORITY = f"(VALUES {', '.join(f'({place}::smallint)' for place in range(len(PRIORITIES)))}) p (priority)"
+from ledger.order_hints import BY_PRIORITY, LANE, NO_LIVE_HINT, due_in_order
 
 
 def _pairs(name: str, has_key: str) -> str:
@@ -33,7 +32,7 @@ def _pairs(name: str, has_key: str) -> str:
 def _front(has_key: str) -> str:
     """Return the first due deliveries of a lane that stands as `l`, as far as anybody counts."""
     return f"""(
-        SELECT f.id, f.hinted_at FROM {_BY_PRIORITY} CROSS JOIN LATERAL (
+        SELECT f.id, f.hinted_at FROM {BY_PRIORITY} CROSS JOIN LATERAL (
           SELECT d.id, d.hinted_at FROM deliveries d
           WHERE d.account = l.account AND d.kind = l.kind AND d.priority = p.priority
             AND d.state IN ('ready', 'waiting') AND d.order_key {has_key}
@@ -85,7 +84,7 @@ _SHELVE = text(f"""
 # A LIMIT ends the walk from priority to priority as soon as enough is found and locked.
 _TAKE = text(f"""
     WITH picked AS (
-      SELECT f.id FROM {_BY_PRIORITY} CROSS JOIN LATERAL (
+      SELECT f.id FROM {BY_PRIORITY} CROSS JOIN LATERAL (
         SELECT d.id FROM deliveries d
         WHERE {LANE} AND d.priority = p.priority AND d.state IN ('ready', 'waiting') AND d.order_key IS NULL
           AND d.next_at <= now() AND d.expires_at > now() AND {NO_LIVE_HINT}
@@ -94,6 +93,15 @@ _TAKE = text(f"""
     )
     SELECT d.id, d.priority, d.next_at FROM picked JOIN deliveries d ON d.id = picked.id
 """)  # noqa: S608 - pieces of this module and `ledger.order_hints`
+
+_FIRST_READY = text(f"""
+    SELECT d.id FROM {BY_PRIORITY} CROSS JOIN LATERAL (
+      SELECT d.id FROM deliveries d
+      WHERE {LANE} AND d.priority = p.priority AND d.state = 'ready' AND d.order_key IS NULL
+        AND d.next_at <= now() AND d.expires_at > now()
+      ORDER BY d.next_at LIMIT 1
+    ) d LIMIT 1
+""")  # noqa: S608 - pieces of `ledger.order_hints`
 
 _MARK = text("""
     UPDATE deliveries d SET state = 'ready', hinted_at = now() + new.wait_s * interval '1 second'
@@ -123,9 +131,18 @@ def take(connection: Connection, backlog: Backlog, *, stale: timedelta, waits: S
     keyed = due_in_order(connection, values, most=max(1, most // 2))
     free = connection.execute(_TAKE, values | {"most": most - len(keyed)}).all()
     ordered = sorted([*keyed, *free], key=lambda row: (row.priority, row.next_at))
+    in_order = {row.id for row in keyed}
     hints = [
-        Hint(row.id, backlog.kind, PRIORITIES[row.priority], wait) for row, wait in zip(ordered, waits, strict=False)
+        Hint(row.id, backlog.kind, PRIORITIES[row.priority], wait, alone=row.id in in_order)
+        for row, wait in zip(ordered, waits, strict=False)
     ]
     marks = {"ids": [each.id for each in hints], "waits": [each.wait.total_seconds() for each in hints]}
     connection.execute(_MARK, marks)
     return hints
+
+
+def first_ready(engine: Engine, account: str, kind: str) -> list[Hint]:
+    """Return an urgent hint for what a lane would take next, so that another turn begins; none when nothing waits."""
+    with statement(engine) as connection:
+        found = connection.execute(_FIRST_READY, {"account": account, "kind": kind})
+        return [Hint(row.id, kind, "high") for row in found]

@@ -59,7 +59,7 @@ def next_in_order(engine: Engine, settled: Collection[UUID]) -> list[Hint]:
     """Return the deliveries that were waiting for these, by their order keys, and mark them as hinted."""
     with transaction(engine) as connection:
         rows = connection.execute(_NEXT, {"ids": list(settled)})
-        return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in rows]
+        return [Hint(row.id, row.kind, PRIORITIES[row.priority], alone=True) for row in rows]
 
 
 _NEXT_SUSPECT = text(f"""
@@ -76,4 +76,6 @@ _NEXT_SUSPECT = text(f"""
 def next_suspect(engine: Engine) -> list[Hint]:
     """Return the suspect that is due and may take the free place in quarantine, if any, and mark it as hinted."""
     with transaction(engine) as connection:
-        return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in connection.execute(_NEXT_SUSPECT)]
+        return [
+            Hint(row.id, row.kind, PRIORITIES[row.priority], alone=True) for row in connection.execute(_NEXT_SUSPECT)
+        ]

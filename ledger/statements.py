@@ -6,6 +6,7 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 from sqlalchemy import text
 
 from ledger.order import SUSPECT, UNBLOCKED
+from ledger.order_hints import BY_PRIORITY, LANE
 
 FIND_KEYS = text("""
     SELECT i.producer, i.key, i.body_hash, d.id, d.state, d.next_at
@@ -84,8 +85,8 @@ OPEN = text("""
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
 # suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by
 # the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
-CLAIM = text(f"""
-    WITH picked AS (
+_CLAIM = f"""
+    picked AS (
       SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
@@ -129,7 +130,18 @@ CLAIM = text(f"""
     )
     SELECT taken.*, payloads.body, people.data_key
     FROM taken LEFT JOIN payloads ON payloads.delivery_id = taken.id LEFT JOIN people ON people.person = taken.person
-""")  # noqa: S608 - pieces of `ledger.order`
+"""  # noqa: S608 - pieces of `ledger.order`
+CLAIM = text(f"WITH {_CLAIM}")
+CLAIM_NEXT = text(f"""
+    WITH next AS (
+      SELECT f.id FROM {BY_PRIORITY} CROSS JOIN LATERAL (
+        SELECT d.id FROM deliveries d
+        WHERE {LANE} AND d.priority = p.priority AND d.state = 'ready' AND d.order_key IS NULL
+          AND d.next_at <= now() AND d.expires_at > now() AND NOT {SUSPECT}
+        ORDER BY d.next_at LIMIT :most FOR UPDATE SKIP LOCKED
+      ) f LIMIT :most
+    ), {_CLAIM.replace("CAST(:ids AS uuid[])", "ARRAY(SELECT id FROM next)")}
+""")  # noqa: S608 - pieces of `ledger.order` and `ledger.order_hints`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
 # the proof wins, unless the provider told meanwhile that what it had accepted failed. An attempt that a closed gate

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, Row
+from sqlalchemy import Connection, Engine, Row, TextClause
 
 from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
@@ -67,14 +67,22 @@ class PostgresLedger:
         Raises:
             LedgerUnavailable: Postgres is away; nothing was claimed.
         """
-        values = {
-            "ids": list(ids),
-            "worker": worker,
-            "kinds": list(leases),
-            "leases": [each.total_seconds() for each in leases.values()],
-        }
+        return self._claim(sql.CLAIM, {"ids": list(ids)}, worker, leases)
+
+    def claim_next(
+        self, account: str, kind: str, *, most: int, worker: str, leases: Mapping[str, timedelta]
+    ) -> list[Claimed]:
+        """See `delivery.ports.Ledger.claim_next`. Raises as `claim`."""
+        return self._claim(sql.CLAIM_NEXT, {"account": account, "kind": kind, "most": most}, worker, leases)
+
+    def _claim(
+        self, chosen: TextClause, values: dict[str, object], worker: str, leases: Mapping[str, timedelta]
+    ) -> list[Claimed]:
+        values |= {
+            "worker": worker, "kinds": list(leases), "leases": [each.total_seconds() for each in leases.values()],
+        }  # fmt: skip
         with statement(self.engine) as connection:
-            rows = connection.execute(sql.CLAIM, values).all()
+            rows = connection.execute(chosen, values).all()
         claimed = [self.read(row) for row in rows]
         self._bury([row for row, each in zip(rows, claimed, strict=True) if each is None])
         return [each for each in claimed if each is not None]

@@ -4,6 +4,7 @@ It lives below `worker` so that a producer needs no worker code. Nothing is read
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from config.policy import Spec, load_specs, tuned
 from config.settings import ConfigurationError, Settings, load_settings
 from config.timetable import TIMETABLE
 from delivery.intake import Intake
+from delivery.lane import Lanes
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
 from ledger.reading import Archive
@@ -31,6 +33,8 @@ FOREIGN_QUEUE = "celery"
 UPKEEP_QUEUE = "upkeep"
 # Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
 WORKER_THREADS = 16
+# Calls that lanes carry beside those, when much waits: two lanes' worth.
+LANE_THREADS = 32
 _NOT_RUNNING = "unset, and nothing runs in this folder; start `entrega up` here, or set it"
 
 
@@ -109,6 +113,11 @@ class Entrega(Celery):
         if self.engine_factory is None:
             raise RuntimeError("this process has no delivery engine: run tasks with `celery -A worker worker`")
         return self.engine_factory()
+
+    @cached_property
+    def lanes(self) -> Lanes:
+        """Where many waiting deliveries go side by side; only a worker has them."""
+        return Lanes(self.engine, ThreadPoolExecutor(LANE_THREADS, thread_name_prefix="lane"))
 
     def require_broker(self) -> None:
         """Make sure that there is a broker to talk to.

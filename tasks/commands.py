@@ -18,7 +18,8 @@ from celery.worker.request import Request
 
 from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
 from delivery.outcomes import Deferred, Rejected, Succeeded
-from delivery.ports import Settlement
+from delivery.ports import Hint, Order, Settlement
+from ledger.backlogs import first_ready
 from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
 from tasks.hints import RETRY_QUEUE
@@ -151,14 +152,21 @@ class CommandTask(Task):
         ended = self.app.engine.deliver([delivery_id])
         self._call_next(ended)
         for each in ended:
-            outcome = each.outcome
-            if (
-                isinstance(outcome, Deferred)
-                and not outcome.parked
-                and not outcome.paced
-                and outcome.wait <= SHORT_WAIT
-            ):
-                raise ComeBack(outcome.code, outcome.wait)
+            if (wait := _short_wait(each)) is not None:
+                raise ComeBack(each.outcome.code, wait)
+            self._work_lane(each.claimed.order)
+
+    def _work_lane(self, order: Order) -> None:
+        """Carry out what waits behind this delivery as well: a message is dearer than a delivery."""
+        if self.app.lanes.work(order.account, self.name, self._settled_in_lane):
+            self.app.hints.send(first_ready(self.app.database, order.account, self.name))
+
+    def _settled_in_lane(self, ended: Sequence[Settlement]) -> None:
+        self._call_next(ended)
+        again = [(each.claimed.order, wait) for each in ended if (wait := _short_wait(each)) is not None]
+        self.app.hints.send(
+            Hint(order.delivery_id, self.name, order.command.options.priority, wait) for order, wait in again
+        )
 
     def _call_next(self, ended: Sequence[Settlement]) -> None:
         """Tell workers of deliveries that waited for these: by order key, or for the place in quarantine."""
@@ -180,6 +188,14 @@ class CommandTask(Task):
         message_refused.send(sender=self, reason=reason)
         _log.warning("message_refused", kind=self.name, message_id=self.request.id, code=reason, detail=message)
         raise Reject(message, requeue=False)
+
+
+def _short_wait(settlement: Settlement) -> timedelta | None:
+    """Return how long until the next attempt where Celery's clock carries it, else None."""
+    outcome = settlement.outcome
+    if not isinstance(outcome, Deferred) or outcome.parked or outcome.paced or outcome.wait > SHORT_WAIT:
+        return None
+    return outcome.wait
 
 
 def _with_times(body: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from kombu.exceptions import BatchPublishError, OperationalError
-from kombu.pools import producers
+from kombu.pools import ProducerPool
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -27,6 +27,9 @@ RETRY_QUEUE = "retry"
 # What a broker that is away, frozen or refusing raises; kombu wraps some of it and lets the rest through.
 _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
 _PULSE_EVERY_S = 1.0
+_CONNECTIONS = 10
+# A worker that got one hint takes up what waits behind it too (`delivery.lane`), so many hints at once are too many.
+_ONE_FOR = 16
 
 
 class CeleryHints:
@@ -51,7 +54,7 @@ class CeleryHints:
 
     def send(self, hints: Iterable[Hint]) -> int:
         """See `delivery.ports.Hints.send`."""
-        wanted = list(hints)
+        wanted = _thinned(hints)
         if not wanted or not self._is_alive():
             return 0
         try:
@@ -67,17 +70,18 @@ class CeleryHints:
     @cached_property
     def _producers(self) -> Any:
         # The host program's own meaning of `redis://` stays as it is.
-        return producers[self._app.connection_for_write(transport="tasks.transport:PatientTransport")]
+        connection = self._app.connection_for_write(transport="tasks.transport:PatientTransport")
+        return ProducerPool(connection.Pool(_CONNECTIONS), limit=_CONNECTIONS)
 
     def backlog(self) -> int | None:
         """See `delivery.ports.Hints.backlog`."""
         if not self._is_alive():
             return None
         try:
-            with self._app.pool.acquire(block=True, timeout=5) as connection:
-                channel = connection.default_channel
+            with self._producers.acquire(block=True, timeout=5) as producer:
                 return sum(
-                    channel.queue_declare(queue=name).message_count for name in {*self._queues.values(), RETRY_QUEUE}
+                    producer.channel.queue_declare(queue=name).message_count
+                    for name in {*self._queues.values(), RETRY_QUEUE}
                 )
         except _BROKER_FAULTS:
             return None
@@ -109,6 +113,15 @@ class CeleryHints:
     def _lost(self, hints: int | None, err: Exception) -> None:
         self._felt_at = -_PULSE_EVERY_S
         _log.warning("broker_away", hints_lost=hints, fault=type(err).__name__, next="the sweep sends them again")
+
+
+def _thinned(hints: Iterable[Hint]) -> list[Hint]:
+    """Leave out what lanes find by themselves: of many hints for now every so manieth stays, the first in any case."""
+    own: list[Hint] = []
+    shared: dict[str, list[Hint]] = {}
+    for each in hints:
+        (own if each.wait or each.alone or each.priority == "high" else shared.setdefault(each.kind, [])).append(each)
+    return own + [each for alike in shared.values() for each in alike[:: _ONE_FOR if len(alike) > _ONE_FOR else 1]]
 
 
 def _pulse(app: "Entrega") -> Redis | None:

@@ -89,6 +89,13 @@ class BrittleLedger(PostgresLedger):
             self.failpoints.reach("after_claim", LedgerUnavailable)
         return claimed
 
+    def claim_next(self, *args: Any, **options: Any) -> Any:
+        """See `delivery.ports.Ledger.claim_next`."""
+        claimed = super().claim_next(*args, **options)
+        if claimed:
+            self.failpoints.reach("after_claim", LedgerUnavailable)
+        return claimed
+
     def settle(self, *args: Any, **options: Any) -> Any:
         """See `delivery.ports.Ledger.settle`."""
         self.failpoints.reach("before_settle", LedgerUnavailable)

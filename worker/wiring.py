@@ -28,6 +28,7 @@ from providers.smtp import Smtp
 from providers.token_shelf import Shelf, TokenShelf
 from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
+from tasks.app import LANE_THREADS
 from worker.alerts import Alarm
 from worker.breaker import BreakerGate
 from worker.limits import LimitRules, SharedLimiter
@@ -62,7 +63,7 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
     redis = shared_memory(app.settings)
     stored = PostgresCredentials(app.database, app.ledger.vault)
-    http = HttpClient(pool_size=app.conf.worker_concurrency)
+    http = HttpClient(pool_size=app.conf.worker_concurrency + LANE_THREADS)
     parts = _Parts(app.settings, http, redis, token_key, stored, recorder)
     providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"

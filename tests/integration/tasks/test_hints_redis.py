@@ -25,7 +25,6 @@ def hints(redis, redis_url):
     app = Entrega("hints")
     app.settings = load_settings({"entrega_env": "sandbox", "redis_url": redis_url})
     yield app.hints
-    app.pool.force_close_all()
     app.close()
 
 
@@ -38,3 +37,18 @@ def test_a_hint_for_later_waits_where_it_holds_up_nobody_and_counts_as_waiting(h
     assert sent == hints.backlog() == 2
     assert {name: each["id"] for name, each in messages.items()} == {"crm": str(now), "retry": str(later)}
     assert [each["eta"] is None for each in messages.values()] == [True, False]
+
+
+def test_many_hints_at_once_are_thinned_out_because_lanes_find_the_rest(hints):
+    many = [Hint(new_id(), "create_lead") for _ in range(160)]
+
+    sent = hints.send(many)
+
+    assert sent == hints.backlog() == 10
+
+
+@pytest.mark.parametrize("needed", [{"alone": True}, {"wait": timedelta(seconds=9)}, {"priority": "high"}])
+def test_hints_that_no_lane_stands_for_all_go_out(hints, needed):
+    sent = hints.send([Hint(new_id(), "create_lead", **needed) for _ in range(40)])
+
+    assert sent == hints.backlog() == 40

@@ -42,8 +42,33 @@ class Machine:
     def deliver(self, ids):
         self.asked += ids
         options = SimpleNamespace(order_key=None)
-        claimed = SimpleNamespace(tries={}, order=SimpleNamespace(command=SimpleNamespace(options=options)))
+        order = SimpleNamespace(account="crm:default", command=SimpleNamespace(options=options))
+        claimed = SimpleNamespace(tries={}, order=order)
         return [SimpleNamespace(outcome=self.outcome, claimed=claimed)] if self.outcome else []
+
+
+class Lane:
+    """A lane where these settlements end, and keeps who asked for it."""
+
+    def __init__(self, *ended):
+        self.ended = ended
+        self.asked = []
+
+    def work(self, account, kind, told):
+        self.asked.append((account, kind))
+        told(self.ended)
+        return False
+
+
+class Voice:
+    """Hints that keep what was sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, hints):
+        self.sent += hints
+        return len(self.sent)
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +105,11 @@ def run(*args, task_id="m1", **kwargs):
         create_lead.pop_request()
 
 
-def attempt(monkeypatch, outcome):
+def attempt(monkeypatch, outcome, lane=None):
     machine = Machine(outcome)
     monkeypatch.setitem(app.__dict__, "engine", machine)
+    monkeypatch.setitem(app.__dict__, "lanes", lane or Lane())
+    monkeypatch.setitem(app.__dict__, "hints", Voice())
     create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0)
     try:
         create_lead.carry_out(ID, (), {})
@@ -282,3 +309,30 @@ def test_each_command_task_retries_by_itself_with_backoff_and_jitter(name):
 
     assert task.autoretry_for == (ComeBack, LedgerUnavailable)
     assert (task.retry_backoff, task.retry_jitter, task.max_retries) == (True, True, None)
+
+
+def test_what_waits_behind_a_delivery_is_carried_out_with_it(monkeypatch):
+    lane = Lane()
+
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane)
+
+    assert lane.asked == [("crm:default", "create_lead")]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "hinted"),
+    [
+        (Deferred("unavailable", timedelta(seconds=4), "503"), [timedelta(seconds=4)]),
+        (Deferred("unavailable", timedelta(seconds=40), "503"), []),
+        (Deferred("unavailable", timedelta(seconds=4), "503", parked=True), []),
+        (Succeeded(Receipt("1")), []),
+    ],
+)
+def test_what_a_lane_could_not_carry_out_comes_back_by_a_hint_of_its_own(monkeypatch, outcome, hinted):
+    options = SimpleNamespace(order_key=None, priority="normal")
+    order = SimpleNamespace(delivery_id=new_id(), command=SimpleNamespace(options=options))
+    ended = SimpleNamespace(outcome=outcome, claimed=SimpleNamespace(tries={}, order=order))
+
+    attempt(monkeypatch, Succeeded(Receipt("1")), Lane(ended))
+
+    assert [each.wait for each in app.hints.sent] == hinted
