@@ -13,6 +13,7 @@ import typer
 
 from ingress.breakers import breakers
 from ingress.dead_letters import dead_letters
+from ingress.keys import keys
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
 from ingress.shell import mapping as _mapping
@@ -32,6 +33,7 @@ cli = typer.Typer(
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
+cli.add_typer(keys, name="keys")
 
 
 @cli.command()

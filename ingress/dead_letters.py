@@ -25,6 +25,7 @@ from ingress.shell import (
     fail,
     mapping,
     opened_app,
+    parsed_age,
     print_json,
     typed_body,
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ledger.replays import StopRule
     from tasks.app import Entrega
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 # The sweep sends the others, as fast as workers take them.
 _MOST_HINTS = 1000
 _MOST_REPLAYED = 50_000
@@ -42,13 +43,6 @@ _MOST_REPLAYED = 50_000
 _OPTIONS_LEFT_BEHIND = ("key", "send_at", "expires_at")
 
 dead_letters = typer.Typer(help="Deliveries that only a person can move on.", no_args_is_help=True)
-
-
-def _age(value: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,7})([smhd])", value.strip())
-    if not found:
-        raise typer.BadParameter("wanted an age such as 30m, 2h or 1d")
-    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
 def _pace(value: str) -> float:
@@ -67,8 +61,12 @@ def _threshold(value: str) -> tuple[float, Literal["share", "errors"]]:
 
 Code = Annotated[str | None, typer.Option(help="Only with this error code, e.g. invalid.")]
 Producer = Annotated[str | None, typer.Option(help="Only from this producer.")]
-Older = Annotated[timedelta | None, typer.Option(parser=_age, metavar="AGE", help="Only dead for longer, e.g. 2h, 1d.")]
-Newer = Annotated[timedelta | None, typer.Option(parser=_age, metavar="AGE", help="Only dead for less long, e.g. 30m.")]
+Older = Annotated[
+    timedelta | None, typer.Option(parser=parsed_age, metavar="AGE", help="Only dead for longer, e.g. 2h, 1d.")
+]
+Newer = Annotated[
+    timedelta | None, typer.Option(parser=parsed_age, metavar="AGE", help="Only dead for less long, e.g. 30m.")
+]
 Ids = Annotated[list[UUID], typer.Argument(help="Which ones.")]
 
 

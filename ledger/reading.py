@@ -116,12 +116,13 @@ class Archive:
             lines = select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.n)
             return delivery_of(row, tuple(_attempt(each) for each in connection.execute(lines)))
 
-    def search(
+    def search(  # noqa: PLR0913 - filters, all by name
         self,
         *,
         states: tuple[str, ...] = (),
         kind: str | None = None,
         account: str | None = None,
+        producer: str | None = None,
         before: UUID | None = None,
         most: int = 50,
     ) -> list[Delivery]:
@@ -138,6 +139,8 @@ class Archive:
             query = query.where(deliveries.c.kind == kind)
         if account:
             query = query.where(deliveries.c.account == account)
+        if producer:
+            query = query.where(deliveries.c.producer == producer)
         if before:
             query = query.where(deliveries.c.id < before)
         with transaction(self.engine) as connection:
