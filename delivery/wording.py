@@ -33,6 +33,8 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "cid": ("cada arquivo embutido precisa de um cid", "each inline file needs a cid"),
     "expires_before_send": ("expires_at deve vir depois de send_at", "expires_at must come after send_at"),
     "nested_fallback": ("um plano B não pode ter outro", "a fallback cannot have a fallback of its own"),
+    "sim_repeat": ("já foi pedido; nada novo seria enviado", "it was asked for before; nothing new would be sent"),
+    "sim_conflict": ("a chave já foi usada com outro corpo", "the key was used before with another body"),
     "two_keys": ("difere do cabeçalho Idempotency-Key", "differs from the header Idempotency-Key"),
     "bool_type": ("deve ser true ou false", "must be true or false"),
     "dry_run": ("aqui não se simula; use POST /v1/simulate", "nothing is simulated here; use POST /v1/simulate"),

@@ -7,17 +7,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from ingress.problems import Problem
+from ingress.problems import Language, Problem, field_issues
 from ingress.strict_json import UnacceptableJson, parse_json
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
+MOST_SMALL_BYTES = 20_000
+
 _RETRY_S = 2
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass
@@ -85,6 +90,18 @@ def parsed_object(raw: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise Problem("invalid_json", why=("deve ser um objeto", "it must be an object"))
     return value
+
+
+def checked(model: type[_Model], raw: bytes, language: Language) -> _Model:
+    """Return a body as this model.
+
+    Raises:
+        Problem: It is no JSON object, or a field of it is wrong.
+    """
+    try:
+        return model.model_validate(parsed_object(raw))
+    except ValidationError as err:
+        raise Problem("invalid_command", details=field_issues(err, language)) from None  # the cause holds the values
 
 
 def media_type(request: Request) -> str:

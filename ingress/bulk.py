@@ -50,13 +50,14 @@ def _line(raw: bytes, language: Language) -> Item | Problem:
 def _item(value: object, language: Language) -> Item | Problem:
     if not isinstance(value, dict):
         return _refused("body", "dict_type", language)
-    kind, body = _parted(value)
-    return Item(kind, body)
+    return item_of_body(value)
 
 
-def _parted(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def item_of_body(value: Mapping[str, Any]) -> Item:
+    """Part a body that names its kind into kind and command."""
     kind = value.get("kind")
-    return kind if isinstance(kind, str) else "", {name: each for name, each in value.items() if name != "kind"}
+    body = {name: each for name, each in value.items() if name != "kind"}
+    return Item(kind if isinstance(kind, str) else "", body)
 
 
 def _check_count(found: Sequence[object], language: Language) -> None:

@@ -1,10 +1,11 @@
 """Makes the OpenAPI document say what the doors do: bodies parsed by hand, every refusal, examples in Portuguese."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from config.policy import Spec
@@ -63,6 +64,14 @@ def any_command_body() -> dict[str, Any]:
     return _body({"application/json": (_item(), {"kind": "create_lead", **EXAMPLES["create_lead"]})})
 
 
+def model_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return what documents a body that is one of our models."""
+    schema = model.model_json_schema(ref_template=_REF)
+    schema.pop("$defs", None)  # `describe` lists them
+    examples = schema.pop("examples", [{}])
+    return _body({"application/json": (schema, examples[0])})
+
+
 def bulk_body(most: int) -> dict[str, Any]:
     """Return what documents the bulk body, as JSON and as NDJSON."""
     items = {"type": "array", "items": _item(), "minItems": 1, "maxItems": most}
@@ -77,22 +86,23 @@ def bulk_body(most: int) -> dict[str, Any]:
     )
 
 
-def describe(web: FastAPI, specs: Mapping[str, Spec]) -> None:
+def describe(web: FastAPI, specs: Mapping[str, Spec], models: Sequence[type[BaseModel]]) -> None:
     """Give the application its document, made at the first question for it.
 
     Args:
+        models: Those that bodies refer to, commands apart.
         specs: They say which values a field takes, e.g. `interesse`.
     """
 
     def document() -> dict[str, Any]:
         if not web.openapi_schema:
-            web.openapi_schema = _document(web, specs)
+            web.openapi_schema = _document(web, specs, models)
         return web.openapi_schema
 
     web.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
 
 
-def _document(web: FastAPI, specs: Mapping[str, Spec]) -> dict[str, Any]:
+def _document(web: FastAPI, specs: Mapping[str, Spec], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     made = get_openapi(
         title="Entrega",
         version=web.version,
@@ -100,7 +110,8 @@ def _document(web: FastAPI, specs: Mapping[str, Spec]) -> dict[str, Any]:
         routes=web.routes,
     )
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
-    _, commands = models_json_schema([(each, "validation") for each in KINDS.values()], ref_template=_REF)
+    parsed = [*KINDS.values(), *models]
+    _, commands = models_json_schema([(each, "validation") for each in parsed], ref_template=_REF)
     schemas |= commands["$defs"]
     for spec in specs.values():
         for kind, operation in spec.operations.items():

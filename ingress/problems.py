@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable
@@ -64,6 +64,21 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         409,
         "não dá mais para garantir que nada seja enviado: a entrega está em {state}",
         "it can no longer be promised that nothing is sent: the delivery is {state}",
+    ),
+    "not_a_letter": (
+        409,
+        "a entrega está em {state}; só as mortas (dead) e as retidas (held) podem ser movidas",
+        "the delivery is {state}; only dead and held ones can be moved",
+    ),
+    "may_exist": (
+        409,
+        "pode ter chegado, e uma editada seria a segunda; use replay, que confere antes, ou anyway",
+        "it may have arrived, and an edited one would be a second; replay looks it up first, or give anyway",
+    ),
+    "unreadable": (
+        409,
+        "o conteúdo não pode mais ser aberto: foi apagado, ou falta uma chave mestra",
+        "its payload cannot be opened: it was erased, or a master key is missing",
     ),
     "too_large": (413, "corpo grande demais; no máximo {most} bytes", "the body is too large; at most {most} bytes"),
     "wrong_media_type": (
@@ -216,12 +231,17 @@ def _wrong_parameters(err: RequestValidationError, language: Language) -> Proble
     # An id that is none names nothing: the same answer as for an id that nobody has.
     if any(each["loc"][0] == "path" for each in err.errors()):
         return Problem("not_found")
-    details = [_issue(each, language) for each in err.errors()[:50]]
-    return Problem("invalid_command", details=details)
+    return Problem("invalid_command", details=[_issue(each, each["loc"][1:], language) for each in err.errors()[:50]])
 
 
-def _issue(error: Mapping[str, Any], language: Language) -> FieldIssue:
-    name = ".".join(str(part) for part in error["loc"][1:]) or str(error["loc"][0])
+def field_issues(err: ValidationError, language: Language) -> tuple[FieldIssue, ...]:
+    """Return what a model found wrong with a body, without any value of it."""
+    listed = err.errors(include_url=False, include_input=False)
+    return tuple(_issue(each, each["loc"], language) for each in listed[:50])
+
+
+def _issue(error: Mapping[str, Any], loc: Sequence[int | str], language: Language) -> FieldIssue:
+    name = ".".join(map(str, loc)) or "body"
     text = issue_text(error["type"], language, error.get("ctx", {})) or str(error["msg"])
     return FieldIssue(re.sub(r"[^\w.@-]", "?", name)[:80], text)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from delivery.commands import KINDS
@@ -18,11 +19,30 @@ from delivery.errors import FieldIssue
 from delivery.intake import Item
 from delivery.wording import issue_text
 from ingress.access import Caller, Doorkeeper
-from ingress.bodies import JSON, NDJSON, BodyReader, media_type, parsed_object
-from ingress.bulk import MOST_BULK_BYTES, MOST_ITEMS, json_items, ndjson_items
-from ingress.openapi import bulk_body, command_body, refusals
+from ingress.bodies import JSON, MOST_SMALL_BYTES, NDJSON, BodyReader, checked, media_type, parsed_object
+from ingress.bulk import MOST_BULK_BYTES, MOST_ITEMS, item_of_body, json_items, ndjson_items
+from ingress.following import Follower
+from ingress.openapi import any_command_body, bulk_body, command_body, model_body, refusals
+from ingress.pressure import Pressure
 from ingress.problems import Language, Problem, language_of
-from ingress.shapes import BulkAnswer, DeliveryView, Receipt, item_of, refused_item
+from ingress.shapes import (
+    MOST_PAGE,
+    BulkAnswer,
+    DeliveryView,
+    Moved,
+    Page,
+    Receipt,
+    State,
+    WithReason,
+    item_of,
+    page_of,
+    refused_item,
+)
+from ingress.simulation import Simulation, Simulator
+from ledger.canceling import NotCancelable
+from ledger.canceling import cancel as cancel_delivery
+from ledger.models import OPEN_STATES
+from ledger.order import next_in_order
 
 if TYPE_CHECKING:
     from ledger.reading import Delivery
@@ -33,6 +53,10 @@ _log = structlog.get_logger("entrega.web")
 _PATHS = {"create_lead": "/leads", "send_whatsapp": "/whatsapp", "send_email": "/emails"}
 _SUBMIT_SCOPES = ("submit", *(f"submit:{kind}" for kind in _PATHS))
 
+_LONGEST_WAIT_S = 25  # below the 30 s after which many proxies and clients give up
+_SIMULATED = {"model": Simulation, "description": "Nothing was done: `options.dry_run` asked what would happen"}
+
+Word = Annotated[str | None, Query(max_length=128, pattern=r"^[A-Za-z0-9_.:@-]+$")]
 Key = Annotated[
     str | None,
     Header(alias="Idempotency-Key", description="The same as `options.key`.", examples=["conversa-4711"]),
@@ -54,6 +78,9 @@ class RestDoor:
     app: "Entrega"
     doorkeeper: Doorkeeper
     bodies: BodyReader
+    pressure: Pressure
+    simulator: Simulator
+    follower: Follower
 
     def body(self, max_bytes: int, *types: str) -> Callable[[Request], AsyncIterator[bytes]]:
         """Return a dependency: the raw body, of one of these media types."""
@@ -76,10 +103,18 @@ class RestDoor:
         return found
 
     def submit(self, caller: Caller, item: Item, language: Language) -> JSONResponse:
-        """Accept one command."""
+        """Accept one command, or only tell what would become of it when its options say `dry_run`."""
+        if _only_asks(item):
+            return self.simulate(caller, item, language)
+        self.pressure.check(item.kind)
         answer = self.app.intake.submit(item.kind, item.body, producer=caller.producer, language=language)
         _log.info("accepted", kind=answer.kind, delivery_id=answer.id, producer=caller.producer, state=answer.state)
         return JSONResponse(asdict(answer), 202)
+
+    def simulate(self, caller: Caller, item: Item, language: Language) -> JSONResponse:
+        """Tell what would become of a command."""
+        found = self.simulator.simulate(item, producer=caller.producer, language=language)
+        return JSONResponse(found.model_dump(mode="json"))
 
     def submit_many(self, caller: Caller, items: Sequence[Item | Problem], language: Language) -> JSONResponse:
         """Accept many commands with one write; what one of them has wrong costs no other."""
@@ -96,6 +131,10 @@ class RestDoor:
         scope = f"submit:{item.kind}"
         if item.kind in KINDS and not caller.may(scope):
             return Problem("missing_scope", scope=scope)
+        try:
+            self.pressure.check(item.kind)
+        except Problem as err:
+            return err
         return item
 
 
@@ -105,7 +144,9 @@ def rest_router(door: RestDoor) -> APIRouter:
     for kind, path in _PATHS.items():
         _add_submit(router, door, kind, path)
     _add_bulk(router, door)
+    _add_simulation(router, door)
     _add_reading(router, door)
+    _add_cancel(router, door)
     return router
 
 
@@ -123,7 +164,7 @@ def _add_submit(router: APIRouter, door: RestDoor, kind: str, path: str) -> None
         operation_id=kind,
         summary=f"Hand over one {kind}",
         status_code=202,
-        responses={202: {"model": Receipt}, **refusals(409, 429, body=True)},
+        responses={200: _SIMULATED, 202: {"model": Receipt}, **refusals(409, 429, body=True)},
         openapi_extra=command_body(kind),
         tags=["submit"],
     )
@@ -149,11 +190,90 @@ def _add_bulk(router: APIRouter, door: RestDoor) -> None:
         return door.submit_many(caller, read(raw, language), language)
 
 
+def _add_simulation(router: APIRouter, door: RestDoor) -> None:
+    @router.post(
+        "/simulate",
+        operation_id="simulate",
+        responses={200: {"model": Simulation}, **refusals(body=True)},
+        openapi_extra=any_command_body(),
+        tags=["submit"],
+    )
+    def simulate(
+        caller: Annotated[Caller, Depends(door.doorkeeper.needs(*_SUBMIT_SCOPES))],
+        raw: Annotated[bytes, Depends(door.body(door.app.intake.max_bytes))],
+        language: Spoken,
+        key: Key = None,
+    ) -> JSONResponse:
+        """Tell what would become of a command. Nothing is written and no provider is asked."""
+        item = item_of_body(parsed_object(raw))
+        scope = f"submit:{item.kind}"
+        if item.kind in KINDS and not caller.may(scope):
+            raise Problem("missing_scope", scope=scope)
+        return door.simulate(caller, Item(item.kind, with_key(item.body, key, language)), language)
+
+
 def _add_reading(router: APIRouter, door: RestDoor) -> None:
+    reader = Annotated[Caller, Depends(door.doorkeeper.needs("read"))]
+
+    @router.get("/deliveries", operation_id="list_deliveries", responses=refusals(), tags=["deliveries"])
+    def list_deliveries(  # noqa: PLR0913, PLR0917 - a query's filters
+        caller: reader,
+        state: Annotated[list[State] | None, Query(description="Only this state; may be given several times.")] = None,
+        kind: Word = None,
+        account: Word = None,
+        producer: Word = None,
+        before: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_PAGE)] = 50,
+    ) -> Page:
+        """List deliveries, newest first. `producer` is for operators; others see their own alone."""
+        whose = producer if caller.sees_all else caller.producer
+        found = door.app.archive.search(
+            states=tuple(state or ()), kind=kind, account=account, producer=whose, before=before, most=limit + 1
+        )
+        return page_of(found, limit)
+
     @router.get("/deliveries/{delivery_id}", operation_id="show_delivery", responses=refusals(404), tags=["deliveries"])
-    def show(delivery_id: UUID, caller: Annotated[Caller, Depends(door.doorkeeper.needs("read"))]) -> DeliveryView:
-        """Show one delivery with the timeline of its attempts."""
-        return DeliveryView.model_validate(door.visible(caller, delivery_id))
+    async def show(
+        caller: reader,
+        delivery_id: UUID,
+        wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT_S, description="Seconds to wait for news.")] = 0,
+    ) -> DeliveryView:
+        """Show one delivery with the timeline of its attempts; with `wait`, once there is news, or in that time."""
+        found = await run_in_threadpool(door.visible, caller, delivery_id)
+        if wait and found.state in OPEN_STATES:
+            await door.follower.news(delivery_id, (found.state, found.progress), within_s=wait)
+            found = await run_in_threadpool(door.visible, caller, delivery_id)
+        return DeliveryView.model_validate(found)
+
+
+def _add_cancel(router: APIRouter, door: RestDoor) -> None:
+    @router.post(
+        "/deliveries/{delivery_id}/cancel",
+        operation_id="cancel_delivery",
+        responses=refusals(404, 409, body=True),
+        openapi_extra=model_body(WithReason),
+        tags=["deliveries"],
+    )
+    def cancel(
+        caller: Annotated[Caller, Depends(door.doorkeeper.needs("operate", *_SUBMIT_SCOPES))],
+        raw: Annotated[bytes, Depends(door.body(MOST_SMALL_BYTES))],
+        delivery_id: UUID,
+        language: Spoken,
+    ) -> Moved:
+        """Make sure that a delivery is never sent; refused when it may already have had an effect."""
+        reason = checked(WithReason, raw, language).reason
+        found = door.visible(caller, delivery_id)
+        try:
+            cancel_delivery(door.app.database, delivery_id, actor=caller.actor, reason=reason)
+        except NotCancelable:
+            raise Problem("not_cancelable", state=found.state) from None
+        door.app.hints.send(next_in_order(door.app.database, [delivery_id]))
+        return Moved(id=delivery_id, state="canceled")
+
+
+def _only_asks(item: Item) -> bool:
+    options = item.body.get("options")
+    return isinstance(options, Mapping) and options.get("dry_run") is True
 
 
 def with_key(body: Mapping[str, Any], key: str | None, language: Language) -> Mapping[str, Any]:

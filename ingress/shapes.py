@@ -12,6 +12,8 @@ from delivery.intake import Reply
 from ingress.problems import Language, Trouble, problem_of
 from ledger.reading import Delivery
 
+MOST_PAGE = 200
+
 NextStep = Literal["none", "wait", "do_not_resend", "fix_fields", "ask_operator"]
 State = Literal["ready", "attempting", "waiting", "uncertain", "held", "succeeded", "dead", "canceled", "expired"]
 

@@ -7,10 +7,13 @@ fit, lone surrogates, deep nesting and anything after the value. Messages never 
 import json
 import math
 import re
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 _DEEPEST = 32
 _LONGEST_NUMBER = 64
+_NOTHING = (None,)  # an empty list is a level of its own
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -80,19 +83,20 @@ def _check(value: object) -> None:
     """Walk the value level by level, so that no depth can exhaust the stack."""
     level = [value]
     for _ in range(_DEEPEST + 1):
-        below: list[object] = []
-        for each in level:
-            if isinstance(each, str):
-                _check_text(each)
-            elif isinstance(each, dict):
-                below += each.keys()
-                below += each.values()
-            elif isinstance(each, list):
-                below += each
-        if not below:
-            return
-        level = below
-    raise _too_deep()
+        level = [below for each in level for below in _below(each)]
+    if level:
+        raise _too_deep()
+
+
+def _below(value: object) -> Iterable[object]:
+    if isinstance(value, str):
+        _check_text(value)
+        return ()
+    if isinstance(value, dict):
+        return chain(value.keys(), value.values()) if value else _NOTHING
+    if isinstance(value, list):
+        return value or _NOTHING
+    return ()
 
 
 def _too_deep() -> UnacceptableJson:

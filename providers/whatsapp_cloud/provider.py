@@ -17,7 +17,7 @@ from config.policy import Spec
 from delivery.commands import SendWhatsApp
 from delivery.errors import Ambiguous, Permanent
 from delivery.outcomes import Receipt
-from delivery.ports import Order
+from delivery.ports import Order, Wire
 from providers.http import Answer, HttpClient, json_bytes
 from providers.oauth import ApiKey
 from providers.whatsapp_cloud.envelope import message_body
@@ -77,11 +77,20 @@ class WhatsAppCloud:
             Permanent: Will never be sent as it is.
             Ambiguous: May have been sent; only a status webhook can tell.
         """
-        if not isinstance(order.command, SendWhatsApp):
-            raise Permanent(f"WhatsApp sends messages and cannot carry out {order.command.kind}", code="misconfigured")
         operation = self._operation
-        body = json_bytes(message_body(order.command, order.delivery_id))
+        body = json_bytes(message_body(_message(order), order.delivery_id))
         return self._receipt(self._call(operation.method, operation.path, body=body))
+
+    def preview(self, order: Order) -> Wire:
+        """Return the request that sends the message, without credentials.
+
+        Raises:
+            Permanent: Will never be sent as it is.
+        """
+        operation = self._operation
+        path = operation.path.replace("{phone_number_id}", self._phone_number_id)
+        body = message_body(_message(order), order.delivery_id)
+        return Wire(operation.method, self._base_url + path, {**_JSON, **operation.headers}, body)
 
     def look_up(self, order: Order) -> Receipt | None:
         """Refuse: the Cloud API has no way to ask; only its status webhooks tell, and they come by themselves.
@@ -138,6 +147,12 @@ class WhatsAppCloud:
         status = answer.text_at("messages.0.message_status")
         detail = {"message_status": status} if status and _WORD.fullmatch(status) else {}
         return Receipt(wamid, detail, answer.status)
+
+
+def _message(order: Order) -> SendWhatsApp:
+    if not isinstance(order.command, SendWhatsApp):
+        raise Permanent(f"WhatsApp sends messages and cannot carry out {order.command.kind}", code="misconfigured")
+    return order.command
 
 
 def _versioned(base_url: str, version: str | None) -> str:
