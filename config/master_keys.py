@@ -5,9 +5,10 @@ Sealing and opening belong to the ledger; this module only turns text or a file 
 
 import base64
 import binascii
-import os
 import secrets
 from pathlib import Path
+
+from config.kept_text import kept_text
 
 KEY_BYTES = 32  # AES-256
 ADVICE = 'python -c "import base64,os;print(base64.b64encode(os.urandom(32)).decode())"'
@@ -42,22 +43,8 @@ def kept_keys(file: Path) -> tuple[bytes, ...]:
         OSError: The file cannot be read, written or protected.
         ValueError: The file holds no key.
     """
-    if not file.exists():
-        _keep_new_key(file)
-    file.chmod(0o600)
-    return decoded_keys(file.read_text(encoding="ascii").strip())
+    return decoded_keys(kept_text(file, _new_key))
 
 
-def _keep_new_key(file: Path) -> None:
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
-            os.fsync(out.fileno())
-        # A link appears whole and never replaces: of two processes that start together, one key wins.
-        os.link(draft, file)
-    except FileExistsError:
-        return
-    finally:
-        draft.unlink(missing_ok=True)
+def _new_key() -> str:
+    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()

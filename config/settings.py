@@ -16,6 +16,8 @@ from pydantic import Field, SecretStr, StringConstraints, ValidationError, Valid
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from config.api_key_text import LEAST_BOOTSTRAP, new_api_key
+from config.kept_text import kept_text
 from config.master_keys import ADVICE, decoded_keys, kept_keys
 from config.running import announced
 
@@ -161,6 +163,13 @@ class Settings(BaseSettings):
             raise ValueError("must be one word of plain ASCII without spaces or line breaks; paste it again")
         return value
 
+    @field_validator("entrega_bootstrap_key")
+    @classmethod
+    def _bootstrap_key_is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < LEAST_BOOTSTRAP:
+            raise ValueError(f"too short for an admin key; wanted at least {LEAST_BOOTSTRAP} random characters")
+        return value
+
     @field_validator("entrega_master_keys")
     @classmethod
     def _master_keys_are_whole(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -295,6 +304,27 @@ class Settings(BaseSettings):
         except (OSError, ValueError) as err:
             advice = f"{file} cannot be used ({err}); restore it from a backup, or set ENTREGA_MASTER_KEYS"
             raise ConfigurationError({"ENTREGA_MASTER_KEYS": advice}) from err
+
+    @property
+    def bootstrap_key_file(self) -> Path:
+        """Where the sandbox keeps the admin key that it makes for itself."""
+        return self.entrega_data / "bootstrap.key"
+
+    def bootstrap_key(self) -> SecretStr | None:
+        """Return the admin API key of the first start; None where none is set.
+
+        In the sandbox, when ENTREGA_BOOTSTRAP_KEY is unset, one is made and kept in ENTREGA_DATA.
+
+        Raises:
+            ConfigurationError: The kept key cannot be read or written.
+        """
+        if self.entrega_bootstrap_key is not None or self.entrega_env != "sandbox":
+            return self.entrega_bootstrap_key
+        try:
+            return SecretStr(kept_text(self.bootstrap_key_file, new_api_key))
+        except (OSError, ValueError) as err:
+            advice = f"{self.bootstrap_key_file} cannot be used ({type(err).__name__}); remove it, or set this variable"
+            raise ConfigurationError({"ENTREGA_BOOTSTRAP_KEY": advice}) from err
 
     @classmethod
     def settings_customise_sources(

@@ -192,7 +192,11 @@ class UsageHeader(Section):
 
 
 class Limits(Section):
-    """Template section 2.4, for one account; each limit that is absent does not bind."""
+    """Template section 2.4, for one account; each limit that is absent does not bind.
+
+    Attributes:
+        most_due: Due deliveries of the service that may wait for workers; further commands over HTTP are answered 429.
+    """
 
     per_second: Count | None = None
     per_minute: Count | None = None
@@ -201,6 +205,7 @@ class Limits(Section):
     concurrent: Count | None = None
     other: Annotated[tuple[Window, ...], listed] = ()
     per_recipient: Annotated[tuple[Window, ...], listed] = ()
+    most_due: Count | None = None
     usage: Annotated[tuple[UsageHeader, ...], listed] = ()
     on_excess: Excess
 

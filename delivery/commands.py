@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     HttpUrl,
     JsonValue,
+    StrictBool,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -85,6 +86,7 @@ class Options(_Body):
     Attributes:
         order_key: Commands of one producer and account with the same key are delivered one after the other.
         fallback: Another command, `{"kind": ..., ...its body}`, for when this one dies; the intake checks it.
+        dry_run: Only tell what would happen. Nothing is kept of it.
     """
 
     key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
@@ -96,6 +98,7 @@ class Options(_Body):
     order_key: Annotated[Line, Field(max_length=128)] | None = None
     fallback: dict[str, JsonValue] | None = None
     metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
+    dry_run: Annotated[StrictBool, Field(exclude=True)] = False
 
     @model_validator(mode="after")
     def _expiry_comes_after_sending(self) -> Self:

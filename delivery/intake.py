@@ -4,7 +4,7 @@ The row is committed before anything is answered; the hint follows, best effort.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +39,40 @@ class Answer:
     next_step: str
     expected_at: str | None
     duplicate_of: str | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One command of many.
+
+    Attributes:
+        kind: `create_lead`, `send_whatsapp` or `send_email`.
+        body: The producer's JSON object, `options` included.
+        origin: Id of the message that carried it, so that a redelivery opens nothing.
+    """
+
+    kind: str
+    body: Mapping[str, Any]
+    origin: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one item: a receipt, or why there is none."""
+
+    answer: Answer | None = None
+    refusal: InvalidCommand | KeyReused | None = None
+
+    def receipt(self) -> Answer:
+        """Return the receipt.
+
+        Raises:
+            InvalidCommand: As `Intake.submit`.
+            KeyReused: As `Intake.submit`.
+        """
+        if self.answer is None:
+            raise self.refusal or LookupError("a reply holds a receipt or a refusal")
+        return self.answer
 
 
 def fallback_of(fallback: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -83,15 +117,48 @@ class Intake:
             KeyReused: The key was used before with another body; nothing was written.
             LedgerUnavailable: Postgres does not answer; nothing was promised.
         """
-        new = self.prepare(kind, body, producer=producer, origin=origin, language=language)
-        command, account = new.command, new.account
-        opened = self.ledger.open([new])[0]
+        item = Item(kind, body, origin)
+        return self.submit_many([item], producer=producer, language=language)[0].receipt()
+
+    def submit_many(self, items: Sequence[Item], *, producer: str, language: str = "pt") -> list[Reply]:
+        """Accept many commands in one transaction; one reply for each, in order. See `submit`.
+
+        A refused item leaves the others alone; equal items are one delivery.
+
+        Raises:
+            LedgerUnavailable: Postgres does not answer; nothing was promised for any of them.
+        """
+        prepared = [self._prepared(each, producer, language) for each in items]
+        accepted = [each for each in prepared if isinstance(each, NewDelivery)]
+        opened = self.ledger.open(accepted) if accepted else []
+        self._hint(accepted, opened)
+        answers = iter([self._reply(new, each, language) for new, each in zip(accepted, opened, strict=True)])
+        return [next(answers) if isinstance(each, NewDelivery) else Reply(refusal=each) for each in prepared]
+
+    def _prepared(self, item: Item, producer: str, language: str) -> NewDelivery | InvalidCommand:
+        try:
+            new = self.prepare(item.kind, item.body, producer=producer, origin=item.origin, language=language)
+        except InvalidCommand as err:
+            return err
+        if new.command.options.dry_run:  # a door that can simulate never comes here
+            return InvalidCommand(item.kind, (FieldIssue("options.dry_run", issue_text("dry_run", language)),))
+        return new
+
+    def _hint(self, accepted: Sequence[NewDelivery], opened: Sequence[Opened]) -> None:
+        soon = self.now() + _SHORT_HORIZON
+        pairs = zip(accepted, opened, strict=True)
+        self.hints.send(
+            [
+                Hint(each.id, new.command.kind, options.priority, alone=options.order_key is not None)
+                for new, each in pairs
+                if each.fresh and each.next_at <= soon and (options := new.command.options)
+            ]
+        )
+
+    def _reply(self, new: NewDelivery, opened: Opened, language: str) -> Reply:
         if not opened.same_body:
-            raise KeyReused("this idempotency key was used before with another body; use a new key")
-        if opened.fresh and opened.next_at <= self.now() + _SHORT_HORIZON:
-            alone = command.options.order_key is not None
-            self.hints.send([Hint(opened.id, kind, command.options.priority, alone=alone)])
-        return self._answer(opened, command, account, language)
+            return Reply(refusal=KeyReused("this idempotency key was used before with another body; use a new key"))
+        return Reply(self._answer(opened, new.command, new.account, language))
 
     def prepare(
         self, kind: str, body: Mapping[str, Any], *, producer: str, origin: str | None = None, language: str = "pt"
@@ -116,6 +183,9 @@ class Intake:
         except InvalidCommand as err:
             issues = tuple(FieldIssue(f"options.fallback.{each.field}", each.issue) for each in err.issues)
             raise InvalidCommand(command.kind, issues) from None
+        if second.options.dry_run:
+            issue = FieldIssue("options.fallback.options.dry_run", issue_text("dry_run", language))
+            raise InvalidCommand(command.kind, (issue,))
         if second.options.fallback is not None:
             issue = FieldIssue("options.fallback.options.fallback", issue_text("nested_fallback", language))
             raise InvalidCommand(command.kind, (issue,))

@@ -31,6 +31,22 @@ class Order:
     doubtful: bool = False
 
 
+@dataclass(frozen=True)
+class Wire:
+    """One request as a provider would get it. Holds personal data in clear: mask it before anybody sees it.
+
+    Attributes:
+        method: E.g. "POST" or "SMTP".
+        address: The URL or host.
+        headers: Without credentials.
+    """
+
+    method: str
+    address: str
+    headers: Mapping[str, str]
+    body: Mapping[str, object]
+
+
 class Provider(Protocol):
     """One outside API, for one account."""
 
@@ -41,6 +57,14 @@ class Provider(Protocol):
             Retryable: Surely not carried out.
             Permanent: Will never work as it is.
             Ambiguous: May have been carried out.
+        """
+        ...
+
+    def preview(self, order: Order) -> Wire:
+        """Return what `send` would put on the wire; reaches nothing.
+
+        Raises:
+            Permanent: Will never work as it is.
         """
         ...
 

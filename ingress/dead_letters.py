@@ -4,14 +4,14 @@ Exit codes are those of `ingress.cli`; an action that left some of the named del
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
 import typer
 
+from ingress.editing import edited_body, masked_payload
 from ingress.shell import (
     REFUSED,
     WRONG_USE,
@@ -23,8 +23,8 @@ from ingress.shell import (
     Most,
     Reason,
     fail,
-    mapping,
     opened_app,
+    parsed_age,
     print_json,
     typed_body,
 )
@@ -34,21 +34,12 @@ if TYPE_CHECKING:
     from ledger.replays import StopRule
     from tasks.app import Entrega
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 # The sweep sends the others, as fast as workers take them.
 _MOST_HINTS = 1000
 _MOST_REPLAYED = 50_000
-# They belonged to the old promise: a time that is past would refuse the new one.
-_OPTIONS_LEFT_BEHIND = ("key", "send_at", "expires_at")
 
 dead_letters = typer.Typer(help="Deliveries that only a person can move on.", no_args_is_help=True)
-
-
-def _age(value: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,7})([smhd])", value.strip())
-    if not found:
-        raise typer.BadParameter("wanted an age such as 30m, 2h or 1d")
-    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
 def _pace(value: str) -> float:
@@ -67,8 +58,12 @@ def _threshold(value: str) -> tuple[float, Literal["share", "errors"]]:
 
 Code = Annotated[str | None, typer.Option(help="Only with this error code, e.g. invalid.")]
 Producer = Annotated[str | None, typer.Option(help="Only from this producer.")]
-Older = Annotated[timedelta | None, typer.Option(parser=_age, metavar="AGE", help="Only dead for longer, e.g. 2h, 1d.")]
-Newer = Annotated[timedelta | None, typer.Option(parser=_age, metavar="AGE", help="Only dead for less long, e.g. 30m.")]
+Older = Annotated[
+    timedelta | None, typer.Option(parser=parsed_age, metavar="AGE", help="Only dead for longer, e.g. 2h, 1d.")
+]
+Newer = Annotated[
+    timedelta | None, typer.Option(parser=parsed_age, metavar="AGE", help="Only dead for less long, e.g. 30m.")
+]
 Ids = Annotated[list[UUID], typer.Argument(help="Which ones.")]
 
 
@@ -120,7 +115,7 @@ def show_dead(
     found, history = app.archive.find(delivery_id), letters.history(delivery_id)
     if found is None:
         fail(f"Delivery {delivery_id} was erased just now.", REFUSED)
-    payload = _masked(letter.stored)
+    payload = masked_payload(letter.stored)
     if as_json:
         seen = {"payload": payload, "payload_note": letter.closed, "may_exist": letter.may_exist}
         print_json(asdict(found) | seen | {"history": [asdict(each) for each in history]})
@@ -213,14 +208,14 @@ def edit_dead(
     app = opened_app()
     letters = _letters(app)
     letter = _editable(letters, delivery_id, reason, anyway=anyway)
-    new = _edited(letter, typed_body(changes or [str(body)]), whole=body is not None)
+    new = edited_body(letter, typed_body(changes or [str(body)]), whole=body is not None)
     new["options"]["key"] = letters.edit_key(delivery_id, new)
     intake = replace(app.intake, ledger=letters.resubmitting(delivery_id, reason=reason))
     try:
         answer = intake.submit(letter.kind, new, producer=letter.producer, language="en")
     except LetterMoved as err:
         fail(str(err), REFUSED)
-    old_payload, new_payload = _masked(letter.stored), _masked({"content": new})
+    old_payload, new_payload = masked_payload(letter.stored), masked_payload({"content": new})
     if as_json:
         print_json({"edited": delivery_id, "receipt": asdict(answer), "before": old_payload, "after": new_payload})
         return
@@ -330,27 +325,6 @@ def _editable(letters: "Letters", delivery_id: UUID, reason: str, *, anyway: boo
             REFUSED,
         )
     return letter
-
-
-def _edited(letter: "Letter", changes: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:
-    """Return the new body: options that still make sense stay, and it goes through the same account."""
-    stored = mapping(letter.stored)
-    kept = {name: value for name, value in mapping(stored.get("options")).items() if name not in _OPTIONS_LEFT_BEHIND}
-    body = {} if whole else dict(mapping(stored.get("content")))
-    body |= {name: value for name, value in changes.items() if name != "options"}
-    out = {name for name, value in changes.items() if value in (None, "null")}
-    options = kept | {"account": letter.account} | dict(mapping(changes.get("options")))
-    named = {name: value for name, value in options.items() if value is not None and name != "key"}
-    return {name: value for name, value in body.items() if name not in out} | {"options": named}
-
-
-def _masked(stored: Mapping[str, Any] | None) -> Any:
-    from delivery.redaction import mask_value
-
-    if stored is None:
-        return None
-    # The fields themselves, not under their common name: whatever lies below "content" would be hidden altogether.
-    return mask_value({name: value for name, value in mapping(stored.get("content")).items() if name != "options"})
 
 
 def _left_alone(left: list[str]) -> str:

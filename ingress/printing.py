@@ -18,6 +18,7 @@ from ledger.reading import Attempt, Delivery, Verdict
 
 if TYPE_CHECKING:
     from ingress.doctor import Finding
+    from ledger.api_keys import ApiKey
     from ledger.letters import Action, Pile
     from ledger.replays import BulkReplay
 
@@ -204,6 +205,24 @@ def show_replays(found: Sequence["BulkReplay"]) -> None:
             str(each.id), Text(each.actor), _instant(each.started_at), *map(str, counts), how, Text(each.reason)
         )
     console().print(table)
+
+
+def show_keys(found: Sequence["ApiKey"]) -> None:
+    """Print what is known of keys."""
+    if not found:
+        say("None.")
+        return
+    table = Table("key", "begins", "producer", "scopes", "made", "by", "ends", box=None, header_style="dim")
+    table.columns[0].no_wrap = True
+    for each in found:
+        ends = f"revoked {_instant(each.revoked_at)}" if each.revoked_at else _maybe_instant(each.expires_at)
+        made = (_instant(each.created_at), Text(each.created_by))
+        table.add_row(str(each.id), each.hint, Text(each.producer), ", ".join(each.scopes), *made, ends)
+    console().print(table)
+
+
+def _maybe_instant(value: datetime | None) -> str:
+    return _instant(value) if value else "never"
 
 
 def _coloured(word: str) -> Text:

@@ -1,8 +1,10 @@
 """What the commands of the command line share: exit codes, options, the way to the system, how a body is typed."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from uuid import UUID
@@ -11,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 NOT_WELL, WRONG_USE, AWAY, REFUSED = 1, 2, 3, 4
 
@@ -56,6 +60,14 @@ def typed_body(words: list[str]) -> dict[str, Any]:
         fail("Give the body as JSON, as @file, as - for standard input, or as field=value pairs.", WRONG_USE)
     # A list or an object may stand as JSON behind its name: tags=["vip"]
     return {name: _parsed_value(value) if value[:1] in ("[", "{") else value for name, _, value in pairs}
+
+
+def parsed_age(value: str) -> timedelta:
+    """Return the time that was typed, e.g. 30m, 2h or 1d."""
+    found = re.fullmatch(r"(\d{1,7})([smhd])", value.strip())
+    if not found:
+        raise typer.BadParameter("wanted an age such as 30m, 2h or 1d")
+    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
 
 
 def mapping(value: object) -> Mapping[str, Any]:

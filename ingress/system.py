@@ -86,6 +86,13 @@ class System:
         return self.plan.settings.entrega_data.resolve()
 
     @property
+    def key_file(self) -> Path | None:
+        """Where the sandbox keeps its admin key; None where one was set, or none is made."""
+        settings = self.plan.settings
+        made = settings.entrega_env == "sandbox" and settings.entrega_bootstrap_key is None
+        return settings.bootstrap_key_file.resolve() if made else None
+
+    @property
     def url(self) -> str:
         """Where the web page answers."""
         return f"http://{self.variables['ENTREGA_HOST']}:{self.variables['ENTREGA_PORT']}"

@@ -13,7 +13,7 @@ from ingress.printing import program
 from ingress.system import Plan, System, addresses
 
 _LABELS = {
-    "ingress": "health and metrics", "flower": "Flower", "flower_login": "Flower's login", "database": "Postgres",
+    "ingress": "REST, health, metrics", "flower": "Flower", "flower_login": "Flower's login", "database": "Postgres",
     "redis": "Valkey", "sandbox_crm": "stand-in CRM", "sandbox_graph": "stand-in Graph API",
     "sandbox_smtp": "stand-in mail server", "sandbox_smtp_control": "its faults and effects", "logs": "logs",
 }  # fmt: skip
@@ -64,6 +64,11 @@ def _announce(system: System, *, as_json: bool) -> None:
     typer.echo("\nIn a second terminal, in this folder:")
     example = "nome='Ana Teste' email=ana.teste@exemplo.com.br interesse=produto_a"
     typer.echo(f"  {program()} submit create_lead {example}")
+    if system.key_file:
+        body = '{"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}'
+        typer.echo("\nOr over HTTP, with the admin key that the sandbox made; others: entrega keys create --help")
+        typer.echo(f"  curl {system.url}/v1/leads -H 'Content-Type: application/json' \\")
+        typer.echo(f"    -H \"Authorization: Bearer $(cat {system.key_file})\" -d '{body}'")
 
 
 def _quiet(_sentence: str) -> None:

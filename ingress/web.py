@@ -1,22 +1,39 @@
-"""The pages of the ingress: liveness, readiness and metrics. `python -m ingress.web` serves them alone.
+"""The web process: liveness, readiness, metrics and every door that speaks HTTP. `python -m ingress.web` serves it.
 
-FastAPI, because its routes grow into the REST door with an OpenAPI that is derived from the same types.
+Each door is a module of its own with a function that returns a router; here they become one application.
+Why FastAPI, and how keys are kept: docs/adr/0016.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
+from ingress.access import Doorkeeper
+from ingress.arrival import Arrival
+from ingress.bodies import BodyReader
+from ingress.following import Follower
+from ingress.openapi import describe
+from ingress.pressure import Pressure
+from ingress.problems import install
+from ingress.rest import RestDoor, rest_router
+from ingress.rest_letters import Edit, ReplayMany, letters_router
+from ingress.shapes import WithReason
+from ingress.simulation import Simulator
+from ingress.slow_clients import PatientProtocol
 from ledger.alerts import Alerts
+from ledger.api_keys import ApiKeys
 from ledger.schema import check_schema
 from worker import app as entrega
 from worker.life import begin
@@ -27,6 +44,10 @@ if TYPE_CHECKING:
 
 # Beat ticks every five seconds: four missed ticks are a fault.
 _FRESH_TICK = timedelta(seconds=20)
+# Requests at work on the ledger at the same time: as many as its pool has connections, so that none waits for one.
+_THREADS = 32
+# Requests under way, long polls and slow bodies included; one more is answered 503 at once.
+_MOST_AT_ONCE = 400
 
 
 def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
@@ -35,27 +56,43 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     Args:
         metrics_folder: Where the worker processes keep their counters; None shows the ledger's figures alone.
     """
-    web = FastAPI(title="Entrega", docs_url=None, redoc_url=None, openapi_url=None)
+    web = FastAPI(title="Entrega", version=version("entrega"), docs_url=None, redoc_url=None, lifespan=_lifespan)
+    install(web)
+    web.add_middleware(Arrival, most_at_once=_MOST_AT_ONCE)
+    _add_pages(web, app, metrics_folder)
+    doorkeeper = Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key())
+    pressure = Pressure(app.archive.due, app.specs)
+    door = RestDoor(app, doorkeeper, BodyReader(), pressure, Simulator(app), Follower(app.archive.standings))
+    web.include_router(letters_router(door))
+    web.include_router(rest_router(door))
+    describe(web, app.specs, (ReplayMany, Edit, WithReason))
+    return web
 
-    @web.get("/health/live")
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = _THREADS
+    yield
+
+
+def _add_pages(web: FastAPI, app: "Entrega", metrics_folder: Path | None) -> None:
+    @web.get("/health/live", include_in_schema=False)
     def live() -> dict[str, str]:
         return {"status": "ok"}
 
-    @web.get("/health/ready")
+    @web.get("/health/ready", include_in_schema=False)
     def ready() -> JSONResponse:
         faults = {name: fault for name, check in _checks(app).items() if (fault := check())}
         status = 503 if faults else 200
         answer = {"status": "waiting" if faults else "ok", "faults": faults, "alerts": _alerts(app)}
         return JSONResponse(answer, status_code=status)
 
-    @web.get("/metrics")
+    @web.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
         if not app.settings.enable_metrics:
             return Response("metrics are off: ENABLE_METRICS is false\n", status_code=404, media_type="text/plain")
         ledger = LedgerCollector(lambda: _figures(app), app.hints.backlog)
         return Response(render_metrics(folder=metrics_folder, ledger=ledger), media_type=CONTENT_TYPE_LATEST)
-
-    return web
 
 
 def _checks(app: "Entrega") -> Mapping[str, Callable[[], str | None]]:
@@ -106,10 +143,9 @@ def main() -> int:
         print(err, file=sys.stderr)  # noqa: T201 - logs are not up yet
         return 2
     web = create_web(entrega, metrics_folder=settings.prometheus_multiproc_dir)
-    # Slow and large requests are cut off early; there is nothing to upload here.
     config = uvicorn.Config(
         web, host=settings.entrega_host, port=settings.entrega_port, log_config=None, access_log=False,
-        timeout_keep_alive=20, limit_concurrency=200,
+        http=PatientProtocol, ws="none", server_header=False, timeout_keep_alive=20, timeout_graceful_shutdown=20,
     )  # fmt: skip
     uvicorn.Server(config).run()
     return 0

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 metadata = MetaData(
     naming_convention={
@@ -114,6 +114,7 @@ Index(
     postgresql_where=text("state in ('dead', 'held')"),
 )
 Index("ix_deliveries_person", deliveries.c.person)
+Index("ix_deliveries_producer", deliveries.c.producer, deliveries.c.id)
 Index("ix_deliveries_replay", deliveries.c.replay, postgresql_where=text("replay is not null"))
 Index(
     "ix_deliveries_order_key",
@@ -290,6 +291,21 @@ replays = Table(
     CheckConstraint("threshold_unit in ('share', 'errors')", name="threshold_unit"),
 )
 Index("ix_replays_running", replays.c.started_at, postgresql_where=text("stopped_at is null"))
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256; the key itself is shown once and stored nowhere"),
+    Column("hint", Text, nullable=False, comment="how the key begins, for people to recognise it"),
+    Column("producer", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", _Instant, nullable=False, server_default=_now),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", _Instant),
+    Column("revoked_at", _Instant),
+    UniqueConstraint("hash", name="uq_api_keys"),
+)
 
 ticks = Table(
     "ticks",

@@ -1,6 +1,6 @@
 """What people and audits read from the ledger. Never opens a payload: recipients come masked."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine, Row, func, select, text
 
-from ledger.database import transaction
+from ledger.database import statement, transaction
 from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, ticks
 
 _ORPHANS = text("""
@@ -25,6 +25,12 @@ _ORPHANS = text("""
          WHERE a.ended_at IS NULL AND d.state <> 'attempting') AS unended,
       (SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE outcome = 'succeeded'
          GROUP BY delivery_id HAVING count(*) > 1) twice) AS succeeded_twice
+""")
+# Bounded: with a million due rows the exact number is of no interest.
+_DUE = text("""
+    SELECT split_part(account, ':', 1) AS service, count(*) AS n FROM (
+      SELECT account FROM deliveries WHERE state IN ('ready', 'waiting') AND next_at <= now() LIMIT :most
+    ) due GROUP BY 1
 """)
 _OLDEST_DUE = text("""
     SELECT extract(epoch FROM now() - min(next_at))::float8 FROM deliveries
@@ -122,12 +128,13 @@ class Archive:
             lines = select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.n)
             return delivery_of(row, tuple(_attempt(each) for each in connection.execute(lines)))
 
-    def search(
+    def search(  # noqa: PLR0913 - filters, all by name
         self,
         *,
         states: tuple[str, ...] = (),
         kind: str | None = None,
         account: str | None = None,
+        producer: str | None = None,
         before: UUID | None = None,
         most: int = 50,
     ) -> list[Delivery]:
@@ -144,6 +151,8 @@ class Archive:
             query = query.where(deliveries.c.kind == kind)
         if account:
             query = query.where(deliveries.c.account == account)
+        if producer:
+            query = query.where(deliveries.c.producer == producer)
         if before:
             query = query.where(deliveries.c.id < before)
         with transaction(self.engine) as connection:
@@ -156,6 +165,17 @@ class Archive:
         )
         with transaction(self.engine) as connection:
             return {(state, kind): n for state, kind, n in connection.execute(query)}
+
+    def due(self, most: int) -> dict[str, int]:
+        """Return how many deliveries of each service are due, counting `most` in all and no further."""
+        with statement(self.engine) as connection:
+            return {row.service: row.n for row in connection.execute(_DUE, {"most": most})}
+
+    def standings(self, ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
+        """Return state and progress of those deliveries that there are."""
+        query = select(deliveries.c.id, deliveries.c.state, deliveries.c.progress).where(deliveries.c.id.in_(ids))
+        with statement(self.engine) as connection:
+            return {row.id: (row.state, row.progress) for row in connection.execute(query)}
 
     def oldest_due(self) -> timedelta:
         """Return for how long the longest-waiting due delivery has been due; zero when none is."""

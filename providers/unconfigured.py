@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from delivery.errors import Permanent
 from delivery.outcomes import Receipt
-from delivery.ports import Order
+from delivery.ports import Order, Wire
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class Unconfigured:
 
         Raises:
             Permanent: Always; the message names the variables and the next step.
+        """
+        raise self._verdict()
+
+    def preview(self, order: Order) -> Wire:  # noqa: ARG002 - the port's shape
+        """Refuse for the same reason.
+
+        Raises:
+            Permanent: Always.
         """
         raise self._verdict()
 

@@ -10,10 +10,12 @@ idempotency key; both are additions of ours, described in the spec.
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from pydantic import JsonValue
+
 from config.policy import LookUp, Spec
 from delivery.errors import Ambiguous, Permanent, ProviderError
 from delivery.outcomes import Receipt, Usage
-from delivery.ports import Order
+from delivery.ports import Order, Wire
 from providers.crm_rest.refusals import refusal
 from providers.http import Answer, HttpClient, json_bytes
 from providers.oauth import Credentials
@@ -69,7 +71,9 @@ class CrmRest:
         if earlier is not None:
             return earlier
         operation = self._operation
-        answer = self._call(operation.method, operation.path, headers=self._marks(order), body=self._body(order))
+        answer = self._call(
+            operation.method, operation.path, headers=self._marks(order), body=json_bytes(self._content(order))
+        )
         if operation.status(answer.status).verdict == "success":
             return self._receipt(answer)
         return self._refused(order, answer)
@@ -80,6 +84,12 @@ class CrmRest:
             return self.look_up(order)
         except ProviderError:
             return None
+
+    def preview(self, order: Order) -> Wire:
+        """Return the request that creates the lead, without credentials."""
+        operation = self._operation
+        headers = {**_JSON, **operation.headers, **self._marks(order)}
+        return Wire(operation.method, self._base_url + operation.path, headers, self._content(order))
 
     def look_up(self, order: Order) -> Receipt | None:
         """Find the lead that an earlier attempt created; None when the CRM knows none.
@@ -137,10 +147,10 @@ class CrmRest:
         header = self._operation.idempotency_header
         return {header: str(order.delivery_id)} if header else {}
 
-    def _body(self, order: Order) -> bytes:
+    def _content(self, order: Order) -> dict[str, JsonValue]:
         look_up = self._operation.look_up
         external_id = look_up.field if look_up else "external_id"
-        return json_bytes({**order.command.content(), external_id: str(order.delivery_id)})
+        return {**order.command.content(), external_id: str(order.delivery_id)}
 
     def _receipt(self, answer: Answer) -> Receipt:
         number, proof = answer.text_at("lead_id"), answer.text_at(self._operation.success_id)

@@ -12,7 +12,7 @@ from config.policy import Spec
 from delivery.commands import SendEmail
 from delivery.errors import Ambiguous, Permanent
 from delivery.outcomes import Receipt
-from delivery.ports import Order
+from delivery.ports import Order, Wire
 from providers.smtp.message import Letter, ascii_address, compose
 from providers.smtp.replies import Reply
 from providers.smtp.session import Route, Session
@@ -96,17 +96,32 @@ class Smtp:
             Permanent: Will never work as it is.
             Ambiguous: The whole message was handed over and no answer came.
         """
-        command = order.command
-        if not isinstance(command, SendEmail):
-            raise Permanent(f"the e-mail account was asked to carry out {command.kind}: correct the account")
-        self._demand_settings()
-        letter = compose(order, command, from_email=self._from_email)
+        command, letter = self._written(order)
         with Session(self._route, self._clock) as session:
             session.open()
             _start(session, letter, chosen=command.from_ is not None)
             accepted = session.address(letter.recipients)
             reply = session.hand_over(letter.raw)
         return _receipt(letter, reply, accepted)
+
+    def preview(self, order: Order) -> Wire:
+        """Return the e-mail that would be handed over: the texts as they are, attachments by name and size.
+
+        Raises:
+            Permanent: Will never work as it is.
+        """
+        command, letter = self._written(order)
+        head = {"From": letter.sender, "To": ", ".join(letter.recipients), "Message-ID": letter.message_id}
+        files = [f"{each.filename} ({len(each.content)} bytes)" for each in (*command.attachments, *command.inline)]
+        body = {"subject": command.subject, "text": command.text, "html": command.html, "files": files}
+        return Wire("SMTP", f"{self._route.host}:{self._route.port}", head, {**body, "bytes": len(letter.raw)})
+
+    def _written(self, order: Order) -> tuple[SendEmail, Letter]:
+        command = order.command
+        if not isinstance(command, SendEmail):
+            raise Permanent(f"the e-mail account was asked to carry out {command.kind}: correct the account")
+        self._demand_settings()
+        return command, compose(order, command, from_email=self._from_email)
 
     def look_up(self, order: Order) -> Receipt | None:
         """Refuse: SMTP has no way to ask. A second copy carries the same Message-ID, which many receivers drop.

@@ -17,7 +17,7 @@ from config.policy import Spec
 from delivery.commands import SendWhatsApp
 from delivery.errors import Ambiguous, Permanent
 from delivery.outcomes import Receipt, Usage
-from delivery.ports import Order
+from delivery.ports import Order, Wire
 from providers.http import Answer, HttpClient, json_bytes
 from providers.oauth import ApiKey
 from providers.usage import read_usage
@@ -79,11 +79,20 @@ class WhatsAppCloud:
             Permanent: Will never be sent as it is.
             Ambiguous: May have been sent; only a status webhook can tell.
         """
-        if not isinstance(order.command, SendWhatsApp):
-            raise Permanent(f"WhatsApp sends messages and cannot carry out {order.command.kind}", code="misconfigured")
         operation = self._operation
-        body = json_bytes(message_body(order.command, order.delivery_id))
+        body = json_bytes(message_body(_message(order), order.delivery_id))
         return self._receipt(self._call(operation.method, operation.path, body=body))
+
+    def preview(self, order: Order) -> Wire:
+        """Return the request that sends the message, without credentials.
+
+        Raises:
+            Permanent: Will never be sent as it is.
+        """
+        operation = self._operation
+        path = operation.path.replace("{phone_number_id}", self._phone_number_id)
+        body = message_body(_message(order), order.delivery_id)
+        return Wire(operation.method, self._base_url + path, {**_JSON, **operation.headers}, body)
 
     def look_up(self, order: Order) -> Receipt | None:
         """Refuse: the Cloud API has no way to ask; only its status webhooks tell, and they come by themselves.
@@ -143,6 +152,12 @@ class WhatsAppCloud:
 
     def _usage(self, answer: Answer) -> Usage | None:
         return read_usage(answer.headers, self._usage_headers, self._now())
+
+
+def _message(order: Order) -> SendWhatsApp:
+    if not isinstance(order.command, SendWhatsApp):
+        raise Permanent(f"WhatsApp sends messages and cannot carry out {order.command.kind}", code="misconfigured")
+    return order.command
 
 
 def _versioned(base_url: str, version: str | None) -> str:

@@ -1,0 +1,259 @@
+"""The one shape of every refusal, `{"error": {"code", "message", "details": [{"field", "issue"}]}}`, and its words.
+
+Every door raises `Problem`; what the intake and the ledger raise becomes one here. Messages are Portuguese by default,
+English by `Accept-Language`, and never hold a value that somebody sent.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
+
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.wording import issue_text
+
+Language = Literal["pt", "en"]
+_LEDGER_AWAY_S = 5
+
+# code: status, Portuguese, English
+_WORDS: Mapping[str, tuple[int, str, str]] = {
+    "invalid_json": (
+        400,
+        "o corpo não é um JSON aceitável: {why}",
+        "the body is not acceptable JSON: {why}",
+    ),
+    "invalid_request": (400, "pedido HTTP malformado", "malformed HTTP request"),
+    "missing_key": (
+        401,
+        "falta a chave de API; envie Authorization: Bearer <chave>",
+        "the API key is missing; send Authorization: Bearer <key>",
+    ),
+    "mistyped_key": (
+        401,
+        "a chave de API está incompleta ou foi digitada com erro; copie-a de novo",
+        "the API key is cut or mistyped; copy it again",
+    ),
+    "unknown_key": (
+        401,
+        "chave de API desconhecida, revogada ou vencida; peça outra ao operador",
+        "the API key is unknown, revoked or expired; ask the operator for another",
+    ),
+    "missing_scope": (
+        403,
+        "esta chave de API não tem a permissão {scope}; peça uma que tenha ao operador",
+        "this API key lacks the scope {scope}; ask the operator for one that has it",
+    ),
+    "not_found": (404, "não encontrado", "not found"),
+    "method_not_allowed": (405, "método não aceito neste endereço", "this address does not take that method"),
+    "too_slow": (
+        408,
+        "o corpo não chegou por inteiro em {seconds} s; envie de novo",
+        "the body did not arrive within {seconds} s; send it again",
+    ),
+    "key_reused": (
+        409,
+        "esta chave de idempotência já foi usada com outro corpo; use uma chave nova",
+        "this idempotency key was used before with another body; use a new key",
+    ),
+    "not_cancelable": (
+        409,
+        "não dá mais para garantir que nada seja enviado: a entrega está em {state}",
+        "it can no longer be promised that nothing is sent: the delivery is {state}",
+    ),
+    "not_a_letter": (
+        409,
+        "a entrega está em {state}; só as mortas (dead) e as retidas (held) podem ser movidas",
+        "the delivery is {state}; only dead and held ones can be moved",
+    ),
+    "may_exist": (
+        409,
+        "pode ter chegado, e uma editada seria a segunda; use replay, que confere antes, ou anyway",
+        "it may have arrived, and an edited one would be a second; replay looks it up first, or give anyway",
+    ),
+    "unreadable": (
+        409,
+        "o conteúdo não pode mais ser aberto: foi apagado, ou falta uma chave mestra",
+        "its payload cannot be opened: it was erased, or a master key is missing",
+    ),
+    "too_large": (413, "corpo grande demais; no máximo {most} bytes", "the body is too large; at most {most} bytes"),
+    "wrong_media_type": (
+        415,
+        "envie {wanted}, em UTF-8 e sem compressão",
+        "send {wanted}, in UTF-8 and without compression",
+    ),
+    "invalid_command": (422, "pedido recusado; nada foi gravado", "refused; nothing was written"),
+    "too_far_behind": (
+        429,
+        "há entregas demais na fila de {service}; tente de novo mais tarde",
+        "too many deliveries are waiting for {service}; try again later",
+    ),
+    "internal_error": (
+        500,
+        "falha nossa; informe o X-Request-Id ao operador",
+        "our own fault; tell the operator the X-Request-Id",
+    ),
+    "ledger_away": (
+        503,
+        "o registro está fora do ar e nada foi prometido; tente de novo",
+        "the ledger is away and nothing was promised; try again",
+    ),
+    "busy": (503, "pedidos demais ao mesmo tempo; tente de novo", "too many requests at once; try again"),
+}
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    issue: str
+
+
+class Trouble(BaseModel):
+    """Why a request was refused."""
+
+    code: str
+    message: str
+    details: list[FieldProblem]
+
+
+class Refusal(BaseModel):
+    """The body of every answer that is not a success."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "invalid_command",
+                        "message": "pedido recusado; nada foi gravado",
+                        "details": [{"field": "email", "issue": "e-mail em formato inválido"}],
+                    }
+                }
+            ]
+        }
+    )
+
+    error: Trouble
+
+
+class Problem(Exception):
+    """A request that a door refuses.
+
+    Args:
+        code: A word of the table above; it decides the status.
+        details: What is wrong with which field.
+        retry_after_s: When to come back; None says nothing.
+        fill: Words for the message, a pair where Portuguese and English differ; never what a client sent.
+    """
+
+    def __init__(
+        self, code: str, *, details: Sequence[FieldIssue] = (), retry_after_s: int | None = None, **fill: object
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.details = tuple(details)
+        self.retry_after_s = retry_after_s
+        self.fill = fill
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return _WORDS[self.code][0]
+
+    def body(self, language: Language) -> dict[str, Any]:
+        """Return the answer's body. Shape: {"error": {"code", "message", "details": [{"field", "issue"}]}}."""
+        english = language == "en"
+        fill = {name: each[english] if isinstance(each, tuple) else each for name, each in self.fill.items()}
+        _, portuguese, in_english = _WORDS[self.code]
+        message = (in_english if english else portuguese).format(**fill)
+        details = [{"field": each.field, "issue": each.issue} for each in self.details]
+        return {"error": {"code": self.code, "message": message, "details": details}}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with it."""
+        found = {}
+        if self.retry_after_s is not None:
+            found["Retry-After"] = str(self.retry_after_s)
+        if self.status == 401:  # noqa: PLR2004 - HTTP
+            found["WWW-Authenticate"] = 'Bearer realm="entrega"'
+        if self.code in {"too_slow", "too_large"}:
+            found["Connection"] = "close"  # the rest of the body is not waited for
+        return found
+
+
+def install(web: FastAPI) -> None:
+    """Let every error of this application leave in the one shape."""
+    for kind in (Problem, InvalidCommand, KeyReused, LedgerUnavailable, RequestValidationError, HTTPException):
+        web.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, err: Exception) -> JSONResponse:
+    language = language_of(request.headers.get("accept-language", ""))
+    return answer(problem_of(err, language), language, headers=getattr(err, "headers", None))
+
+
+def answer(problem: Problem, language: Language, *, headers: object = None) -> JSONResponse:
+    """Return a problem as a response; `headers` of the framework's own error (`Allow`) are kept."""
+    kept = dict(headers) if isinstance(headers, Mapping) else {}
+    return JSONResponse(problem.body(language), problem.status, headers={**kept, **problem.headers()})
+
+
+def problem_of(err: Exception, language: Language) -> Problem:
+    """Return the problem that an error of the intake, the ledger or the framework stands for."""
+    if isinstance(err, Problem):
+        return err
+    if isinstance(err, InvalidCommand):
+        return Problem("invalid_command", details=err.issues)
+    if isinstance(err, RequestValidationError):
+        return _wrong_parameters(err, language)
+    if isinstance(err, HTTPException):
+        return Problem(_FRAMEWORK.get(err.status_code, "invalid_request"))
+    return _own_fault(err)
+
+
+def _own_fault(err: Exception) -> Problem:
+    if isinstance(err, KeyReused):
+        return Problem("key_reused")
+    if isinstance(err, LedgerUnavailable):
+        return Problem("ledger_away", retry_after_s=_LEDGER_AWAY_S)
+    return Problem("internal_error")
+
+
+_FRAMEWORK: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
+
+
+def _wrong_parameters(err: RequestValidationError, language: Language) -> Problem:
+    # An id that is none names nothing: the same answer as for an id that nobody has.
+    if any(each["loc"][0] == "path" for each in err.errors()):
+        return Problem("not_found")
+    return Problem("invalid_command", details=[_issue(each, each["loc"][1:], language) for each in err.errors()[:50]])
+
+
+def field_issues(err: ValidationError, language: Language) -> tuple[FieldIssue, ...]:
+    """Return what a model found wrong with a body, without any value of it."""
+    listed = err.errors(include_url=False, include_input=False)
+    return tuple(_issue(each, each["loc"], language) for each in listed[:50])
+
+
+def _issue(error: Mapping[str, Any], loc: Sequence[int | str], language: Language) -> FieldIssue:
+    name = ".".join(map(str, loc)) or "body"
+    text = issue_text(error["type"], language, error.get("ctx", {})) or str(error["msg"])
+    return FieldIssue(re.sub(r"[^\w.@-]", "?", name)[:80], text)
+
+
+_RANGE = re.compile(r"\s*([A-Za-z*]{1,8})[A-Za-z0-9-]{0,20}\s*(?:;\s*q=([01](?:\.\d{0,3})?))?\s*")
+
+
+def language_of(accept: str) -> Language:
+    """Return the language that an Accept-Language header asks for: "en" only where it is wanted before Portuguese."""
+    wanted = {"pt": 0.0, "en": 0.0}
+    for part in accept[:200].split(","):
+        found = _RANGE.fullmatch(part)
+        if found and found[1].lower() in wanted:
+            wanted[found[1].lower()] = max(wanted[found[1].lower()], float(found[2] or 1))
+    return "en" if wanted["en"] > wanted["pt"] else "pt"

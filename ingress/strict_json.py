@@ -1,0 +1,108 @@
+"""JSON as RFC 8259 and 7493 mean it: what two parsers could read differently is refused instead of guessed.
+
+Refused are: other encodings than UTF-8, a byte order mark, duplicate names, NaN and infinities, numbers that do not
+fit, lone surrogates, deep nesting and anything after the value. Messages never quote the text.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+_DEEPEST = 32
+_LONGEST_NUMBER = 64
+_NOTHING = (None,)  # an empty list is a level of its own
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class UnacceptableJson(ValueError):
+    """A text is no JSON, or JSON that could be read in two ways.
+
+    Attributes:
+        why: A few words in Portuguese and in English.
+    """
+
+    def __init__(self, portuguese: str, english: str) -> None:
+        super().__init__(english)
+        self.why = (portuguese, english)
+
+
+def parse_json(raw: bytes) -> Any:
+    """Return the value that a UTF-8 text stands for.
+
+    Raises:
+        UnacceptableJson: See the module.
+    """
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise UnacceptableJson("marca de ordem de bytes (BOM)", "byte order mark")
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as err:
+        raise UnacceptableJson(f"não é UTF-8 no byte {err.start}", f"not UTF-8 at byte {err.start}") from None
+    except json.JSONDecodeError as err:
+        place = f"{err.lineno}:{err.colno}"
+        raise UnacceptableJson(f"erro em {place} (linha:coluna)", f"error at {place} (line:column)") from None
+    except RecursionError:
+        raise _too_deep() from None
+    _check(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise UnacceptableJson("nome repetido em um objeto", "a name stands twice in one object")
+    return found
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise UnacceptableJson("número grande demais", "a number is too large")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER:
+        raise UnacceptableJson("número grande demais", "a number is too large")
+    return int(text)
+
+
+def _constant(_text: str) -> None:
+    raise UnacceptableJson("NaN e Infinity não são JSON", "NaN and Infinity are no JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_number, parse_int=_integer, parse_constant=_constant
+)  # fmt: skip
+
+
+def _check(value: object) -> None:
+    """Walk the value level by level, so that no depth can exhaust the stack."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [below for each in level for below in _below(each)]
+    if level:
+        raise _too_deep()
+
+
+def _below(value: object) -> Iterable[object]:
+    if isinstance(value, str):
+        _check_text(value)
+        return ()
+    if isinstance(value, dict):
+        return chain(value.keys(), value.values()) if value else _NOTHING
+    if isinstance(value, list):
+        return value or _NOTHING
+    return ()
+
+
+def _too_deep() -> UnacceptableJson:
+    return UnacceptableJson(f"mais de {_DEEPEST} níveis", f"nested deeper than {_DEEPEST}")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii() and _SURROGATE.search(text):
+        raise UnacceptableJson("metade de um par substituto", "half a surrogate pair is no character")

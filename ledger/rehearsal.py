@@ -1,0 +1,44 @@
+"""A ledger that only says what opening a delivery would do. It writes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+
+from delivery.ports import NewDelivery, Opened
+from ledger.database import statement
+from ledger.store import PostgresLedger
+
+_EARLIER = text("""
+    SELECT i.body_hash, d.id, d.state, d.next_at
+    FROM idempotency i JOIN deliveries d ON d.id = i.delivery_id
+    WHERE i.producer = :producer AND i.key = :key AND i.kept_until > now()
+""")
+
+
+@dataclass(frozen=True)
+class Rehearsal(PostgresLedger):
+    """The same question as `open`, without its effect."""
+
+    def open(self, new: Sequence[NewDelivery]) -> list[Opened]:
+        """Return what would stand for each delivery now; repeats among `new` themselves are not looked for.
+
+        Raises:
+            LedgerUnavailable: Postgres is away.
+        """
+        return [self._foreseen(each) for each in new]
+
+    def _foreseen(self, new: NewDelivery) -> Opened:
+        keys = self._entry(new).keys
+        with statement(self.engine) as connection:
+            for (producer, key), (body_hash, _) in keys.items():
+                row = connection.execute(_EARLIER, {"producer": producer, "key": key}).one_or_none()
+                if row is not None:
+                    same = bytes(row.body_hash) == body_hash or not key.startswith("key:")
+                    return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
+        now = datetime.now(UTC)
+        send_at = new.command.options.send_at
+        waits = send_at is not None and send_at > now
+        state = "waiting" if waits else "ready"
+        return Opened(new.id, fresh=True, same_body=True, state=state, next_at=send_at if send_at and waits else now)
