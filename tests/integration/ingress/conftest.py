@@ -1,5 +1,6 @@
 """The web process as users meet it: a real server on a real port and a real ledger; hints stand at their port."""
 
+import queue
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -23,10 +24,17 @@ BOOTSTRAP = "uma-chave-inventada-bem-comprida"
 class Voice:
     def __init__(self):
         self.sent = []
+        self.next = queue.Queue()
 
     def send(self, hints):
-        self.sent += [each.id for each in hints]
-        return len(self.sent)
+        ids = [each.id for each in hints]
+        self.sent += ids
+        self.next.put(ids)
+        return len(ids)
+
+    def heard(self):
+        (id_,) = self.next.get(timeout=10)
+        return id_
 
     def backlog(self):
         return len(self.sent)
