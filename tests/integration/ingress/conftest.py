@@ -1,12 +1,15 @@
 """The web process as users meet it: a real server on a real port and a real ledger; hints stand at their port."""
 
+import logging
 import queue
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 
 import pytest
 import requests
+import structlog
 import uvicorn
 
 from config.settings import load_settings
@@ -19,6 +22,21 @@ from worker.metrics import make_recorder
 from worker.wiring import build_engine
 
 BOOTSTRAP = "uma-chave-inventada-bem-comprida"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    root = logging.getLogger()
+    names = list(root.manager.loggerDict)
+    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
+    levels = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in names}
+    yield
+    root.handlers[:], root.level, sys.excepthook, threading.excepthook = kept
+    for name, (level, propagate) in levels.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).propagate = propagate
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
 
 
 class Voice:

@@ -2,13 +2,9 @@
 
 import getpass
 import json
-import logging
-import sys
-import threading
 from uuid import uuid4
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from config.settings import load_settings
@@ -29,21 +25,6 @@ class Voice:
     def send(self, hints):
         self.sent += [each.id for each in hints]
         return len(self.sent)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root = logging.getLogger()
-    names = list(root.manager.loggerDict)
-    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
-    levels = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in names}
-    yield
-    root.handlers[:], root.level, sys.excepthook, threading.excepthook = kept
-    for name, (level, propagate) in levels.items():
-        logging.getLogger(name).setLevel(level)
-        logging.getLogger(name).propagate = propagate
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture
