@@ -311,9 +311,7 @@ class Settings(BaseSettings):
         return self.entrega_data / "bootstrap.key"
 
     def bootstrap_key(self) -> SecretStr | None:
-        """Return the admin API key of the first start; None where none is set.
-
-        In the sandbox, when ENTREGA_BOOTSTRAP_KEY is unset, one is made and kept in ENTREGA_DATA.
+        """Return the admin API key, or None; the sandbox makes one and keeps it when ENTREGA_BOOTSTRAP_KEY is unset.
 
         Raises:
             ConfigurationError: The kept key cannot be read or written.

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 
 from delivery.commands import KINDS
 from delivery.errors import FieldIssue
-from delivery.intake import Item
+from delivery.intake import Intake, Item
 from delivery.wording import issue_text
 from ingress.access import Caller, Doorkeeper
 from ingress.bodies import JSON, MOST_SMALL_BYTES, NDJSON, BodyReader, checked, media_type, parsed_object
@@ -76,6 +76,7 @@ class RestDoor:
     """What the routes stand on."""
 
     app: "Entrega"
+    intake: Intake
     doorkeeper: Doorkeeper
     bodies: BodyReader
     pressure: Pressure
@@ -107,7 +108,7 @@ class RestDoor:
         if _only_asks(item):
             return self.simulate(caller, item, language)
         self.pressure.check(item.kind)
-        answer = self.app.intake.submit(item.kind, item.body, producer=caller.producer, language=language)
+        answer = self.intake.submit(item.kind, item.body, producer=caller.producer, language=language)
         _log.info("accepted", kind=answer.kind, delivery_id=answer.id, producer=caller.producer, state=answer.state)
         return JSONResponse(asdict(answer), 202)
 
@@ -120,7 +121,7 @@ class RestDoor:
         """Accept many commands with one write; what one of them has wrong costs no other."""
         checked = [each if isinstance(each, Problem) else self._permitted(caller, each) for each in items]
         wanted = [each for each in checked if isinstance(each, Item)]
-        replies = self.app.intake.submit_many(wanted, producer=caller.producer, language=language)
+        replies = self.intake.submit_many(wanted, producer=caller.producer, language=language)
         answers = iter([item_of(each, language) for each in replies])
         shown = [next(answers) if isinstance(each, Item) else refused_item(each, language) for each in checked]
         accepted = sum(each.answer is not None for each in replies)
@@ -152,7 +153,7 @@ def rest_router(door: RestDoor) -> APIRouter:
 
 def _add_submit(router: APIRouter, door: RestDoor, kind: str, path: str) -> None:
     needs = Annotated[Caller, Depends(door.doorkeeper.needs(f"submit:{kind}"))]
-    body = Annotated[bytes, Depends(door.body(door.app.intake.max_bytes))]
+    body = Annotated[bytes, Depends(door.body(door.intake.max_bytes))]
 
     def submit(caller: needs, raw: body, language: Spoken, key: Key = None) -> JSONResponse:
         return door.submit(caller, Item(kind, with_key(parsed_object(raw), key, language)), language)
@@ -200,7 +201,7 @@ def _add_simulation(router: APIRouter, door: RestDoor) -> None:
     )
     def simulate(
         caller: Annotated[Caller, Depends(door.doorkeeper.needs(*_SUBMIT_SCOPES))],
-        raw: Annotated[bytes, Depends(door.body(door.app.intake.max_bytes))],
+        raw: Annotated[bytes, Depends(door.body(door.intake.max_bytes))],
         language: Spoken,
         key: Key = None,
     ) -> JSONResponse:

@@ -79,7 +79,9 @@ class ReplayMany(BaseModel):
     filter: Filter
     reason: Reason
     preview: bool = True
-    pace: Annotated[float, Field(gt=0, le=10_000, description="Due in a second; all at once without.")] | None = None
+    pace: Annotated[float, Field(ge=0.001, le=10_000, description="Due in a second; all at once without.")] | None = (
+        None
+    )
     stop_after: StopAfter = StopAfter()
     limit: Annotated[int, Field(ge=1, le=_MOST_REPLAYED, description="At most, oldest first.")] = 10_000
 

@@ -7,6 +7,7 @@ Why FastAPI, and how keys are kept: docs/adr/0016.
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from ingress.access import Doorkeeper
 from ingress.arrival import Arrival
 from ingress.bodies import BodyReader
 from ingress.following import Follower
+from ingress.later_hints import LaterHints
 from ingress.openapi import describe
 from ingress.pressure import Pressure
 from ingress.problems import install
@@ -62,7 +64,9 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     _add_pages(web, app, metrics_folder)
     doorkeeper = Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key())
     pressure = Pressure(app.archive.due, app.specs)
-    door = RestDoor(app, doorkeeper, BodyReader(), pressure, Simulator(app), Follower(app.archive.standings))
+    intake = replace(app.intake, hints=LaterHints(app.hints))
+    follower = Follower(app.archive.standings)
+    door = RestDoor(app, intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
     web.include_router(letters_router(door))
     web.include_router(rest_router(door))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))

@@ -14,7 +14,7 @@ import structlog
 
 from delivery.errors import Ambiguous, LedgerUnavailable
 from delivery.outcomes import Receipt
-from delivery.ports import Order, Provider
+from delivery.ports import Order, Provider, Wire
 from ledger.store import PostgresLedger
 
 if TYPE_CHECKING:
@@ -121,6 +121,10 @@ class BrittleProvider:
     def look_up(self, order: Order) -> Receipt | None:
         """See `delivery.ports.Provider.look_up`."""
         return self.provider.look_up(order)
+
+    def preview(self, order: Order) -> Wire:
+        """See `delivery.ports.Provider.preview`."""
+        return self.provider.preview(order)
 
     def probe(self) -> str:
         """See `delivery.ports.Provider.probe`."""

@@ -4,6 +4,7 @@ Hints stand at their port, there is no Redis, and logging is as before after eac
 """
 
 import logging
+import queue
 import sys
 import threading
 import time
@@ -27,13 +28,35 @@ from worker.wiring import build_engine
 BOOTSTRAP = "uma-chave-inventada-bem-comprida"
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    root = logging.getLogger()
+    names = list(root.manager.loggerDict)
+    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
+    levels = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in names}
+    yield
+    root.handlers[:], root.level, sys.excepthook, threading.excepthook = kept
+    for name, (level, propagate) in levels.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).propagate = propagate
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
 class Voice:
     def __init__(self):
         self.sent = []
+        self.next = queue.Queue()
 
     def send(self, hints):
-        self.sent += [each.id for each in hints]
-        return len(self.sent)
+        ids = [each.id for each in hints]
+        self.sent += ids
+        self.next.put(ids)
+        return len(ids)
+
+    def heard(self):
+        (id_,) = self.next.get(timeout=10)
+        return id_
 
     def backlog(self):
         return len(self.sent)

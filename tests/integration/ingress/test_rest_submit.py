@@ -34,7 +34,7 @@ def test_a_command_is_answered_with_an_honest_receipt(door, archive, path, body,
     }  # fmt: skip
     assert (receipt["kind"], receipt["state"], receipt["next_step"]) == (kind, "ready", "wait")
     assert archive.find(UUID(receipt["id"])).producer == "bootstrap"
-    assert door.voice.sent == [UUID(receipt["id"])]
+    assert door.voice.heard() == UUID(receipt["id"])
 
 
 def test_the_receipt_speaks_english_when_asked(door):

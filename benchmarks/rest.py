@@ -1,0 +1,160 @@
+"""How fast the REST door takes commands: durable submits in bulk, and the latency of single ones at a steady rate.
+
+Runs the web process as it is shipped on an embedded Postgres, without workers, and talks to it over loopback:
+
+    python benchmarks/rest.py --bulk 20000 --batch 1000 --rate 100 --seconds 20
+"""
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from config.running import child_environment
+from ledger.database import connect
+from ledger.schema import migrate
+from sandbox.doors import free_port
+from sandbox.postgres import temporary_postgres
+from sandbox.valkey import ValkeyServer
+
+_KEY = "uma-chave-inventada-bem-comprida"
+_HEADERS = {"Authorization": f"Bearer {_KEY}", "Content-Type": "application/json"}
+_SENDERS = 8
+
+
+def main() -> int:
+    """Measure and print one JSON object."""
+    wanted = _arguments()
+    with tempfile.TemporaryDirectory() as folder, temporary_postgres() as server:
+        data = Path(folder)
+        engine = connect(server.url)
+        migrate(engine)
+        engine.dispose()
+        valkey = ValkeyServer(data)
+        variables = {
+            "DATABASE_URL": server.url,
+            "REDIS_URL": valkey.start(),
+            "ENTREGA_DATA": str(data),
+            "ENTREGA_PORT": str(free_port()),
+            "ENTREGA_BOOTSTRAP_KEY": _KEY,
+        }
+        try:
+            with _web(variables, data / "web.log") as port:
+                # Single ones first: the hints of a bulk submit go on for a while after its answer.
+                found = {"single": _single(port, wanted), "bulk": _bulk(port, wanted.bulk, wanted.batch)}
+        finally:
+            valkey.stop()
+    print(json.dumps(found, indent=2))  # noqa: T201 - the answer of a program
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bulk", type=int, default=20_000, help="commands through /v1/bulk")
+    parser.add_argument("--batch", type=int, default=1000, help="commands in one request")
+    parser.add_argument("--rate", type=int, default=100, help="single submits in a second")
+    parser.add_argument("--seconds", type=int, default=20, help="how long single submits go on")
+    return parser.parse_args()
+
+
+@contextmanager
+def _web(variables: Mapping[str, str], log: Path) -> Iterator[int]:
+    with log.open("wb") as out:
+        command = (sys.executable, "-m", "ingress.web")
+        process = subprocess.Popen(command, env=child_environment(variables), stderr=out, stdout=out)  # noqa: S603 - ours
+        try:
+            port = int(variables["ENTREGA_PORT"])
+            _await(port)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _await(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            _ask(http.client.HTTPConnection("127.0.0.1", port, timeout=5), "/v1/leads", _lead(0))
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise SystemExit("the web process did not start")
+
+
+def _ask(connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    connection.request("POST", path, json.dumps(body), _HEADERS)
+    answer = connection.getresponse()
+    told = json.loads(answer.read())
+    if answer.status != http.HTTPStatus.ACCEPTED:
+        raise SystemExit(f"{path} answered {answer.status}: {told}")
+    return dict(told)
+
+
+def _lead(n: int) -> dict[str, Any]:
+    return {
+        "nome": "Ana Teste",
+        "email": f"ana.teste{n}@exemplo.com.br",
+        "telefone": "+5511999990001",
+        "interesse": "produto_a",
+        "options": {"key": f"medida-{n}"},
+    }
+
+
+def _bulk(port: int, total: int, batch: int) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    accepted, times = 0, []
+    started = time.perf_counter()
+    for first in range(1, total, batch):
+        items = [{"kind": "create_lead", **_lead(first + n)} for n in range(min(batch, total - first + 1))]
+        began = time.perf_counter()
+        accepted += _ask(connection, "/v1/bulk", {"items": items})["accepted"]
+        times.append(time.perf_counter() - began)
+    took = time.perf_counter() - started
+    return {"accepted": accepted, "batch": batch, "per_second": round(accepted / took), "request_s": _spread(times)}
+
+
+def _single(port: int, wanted: argparse.Namespace) -> dict[str, Any]:
+    """Send at fixed instants, whatever the answers take: a slow answer must not hide those that wait behind it."""
+    begin = time.perf_counter() + 0.2
+    times: list[float] = []
+    threads = [threading.Thread(target=_sender, args=(port, wanted, n, begin, times)) for n in range(_SENDERS)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    return {"rate": wanted.rate, "sent": len(times), "latency_s": _spread(times), "cpus": os.cpu_count()}
+
+
+def _sender(port: int, wanted: argparse.Namespace, number: int, begin: float, times: list[float]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for n in range(number, wanted.rate * wanted.seconds, _SENDERS):
+        due = begin + n / wanted.rate
+        time.sleep(max(0.0, due - time.perf_counter()))
+        _ask(connection, "/v1/leads", _lead(10_000_000 + n))
+        times.append(time.perf_counter() - due)
+
+
+def _spread(times: Sequence[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(times, n=100, method="inclusive") if len(times) > 1 else [times[0]] * 99
+    return {
+        "p50": round(cuts[49], 4),
+        "p95": round(cuts[94], 4),
+        "p99": round(cuts[98], 4),
+        "max": round(max(times), 4),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
