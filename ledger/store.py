@@ -4,12 +4,14 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, Row
 
+from delivery.callbacks import Callback
 from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
@@ -17,6 +19,7 @@ from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
+from ledger.endpoints import PostgresEndpoints
 from ledger.models import PRIORITIES
 from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
@@ -26,15 +29,19 @@ from ledger.vault import DataKey, Vault
 SHORT_WAIT = timedelta(seconds=30)
 _LONGEST_REASON = 500
 
+# What may stand in a row: what producers ask for, and what we tell them.
+_STORED_KINDS: Mapping[str, type[Command]] = {**KINDS, Callback.kind: Callback}
+
 _Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One new delivery with its hashed keys, and its recipient as a keyed hash."""
+    """One new delivery with its hashed keys, its recipient as a keyed hash, and where its producer is told of it."""
 
     new: NewDelivery
     person: bytes
+    endpoint: UUID | None
     keys: Mapping[_Key, tuple[bytes, timedelta]]
 
 
@@ -44,6 +51,11 @@ class PostgresLedger:
 
     engine: Engine
     vault: Vault
+
+    @cached_property
+    def endpoints(self) -> PostgresEndpoints:
+        """Where producers are told of their deliveries."""
+        return PostgresEndpoints(self.engine, self.vault)
 
     def open(self, new: Sequence[NewDelivery]) -> list[Opened]:
         """See `delivery.ports.Ledger.open`.
@@ -57,9 +69,9 @@ class PostgresLedger:
         with (statement if single else transaction)(self.engine) as connection:
             return self._open(connection, entries)
 
-    def open_within(self, connection: Connection, new: NewDelivery) -> Opened:
-        """Open one delivery as a part of the caller's transaction; see `open`."""
-        return self._open(connection, [self._entry(new)])[0]
+    def open_within(self, connection: Connection, new: Sequence[NewDelivery]) -> list[Opened]:
+        """Open deliveries as a part of the caller's transaction; see `open`."""
+        return self._open(connection, [self._entry(each) for each in new])
 
     def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim`. A payload that cannot be opened is dead at once.
@@ -147,7 +159,10 @@ class PostgresLedger:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
-        return _Entry(new, self.vault.hash(new.command.recipient), keys)
+        url = new.command.options.callback_url
+        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
+        endpoint = self.endpoints.register(new.producer, url) if url else None
+        return _Entry(new, self.vault.hash(new.command.recipient), endpoint, keys)
 
     def _insert(self, connection: Connection, entries: Sequence[_Entry]) -> tuple[dict[UUID, Opened], list[_Entry]]:
         """Open those that win their keys; return them, and those whose payload was sealed with a wrong data key."""
@@ -208,7 +223,7 @@ class PostgresLedger:
 
     def _unseal(self, row: Row[Any]) -> Command:
         stored = self.stored(row)
-        return KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
+        return _STORED_KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
 
     def _bury(self, rows: Sequence[Row[Any]]) -> None:
         if not rows:
@@ -261,6 +276,7 @@ class _NewRow:
     bodies: bytes
     order_keys: str | None
     fallbacks: int
+    endpoints: UUID | None
     data_keys: bytes
     data_keys_are_new: bool
 
@@ -289,6 +305,7 @@ def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow
         bodies=seal(data_key.key, _canonical(body).encode(), payload_place(new.id)),
         order_keys=order_key,
         fallbacks=int(options.fallback is not None),
+        endpoints=entry.endpoint,
         data_keys=data_key.wrapped,
         data_keys_are_new=data_key.is_new,
     )

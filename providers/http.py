@@ -15,11 +15,12 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -31,7 +32,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, NameResolutionError, SSLError
 
 from config.policy import Timeouts, Verdict
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
@@ -50,6 +51,14 @@ VERDICT_ERRORS: Mapping[Verdict, type[ProviderError]] = {
     "permanent": Permanent,
     "ambiguous": Ambiguous,
 }
+
+# Scheme, host and port to the addresses that may be connected to, in the order of preference; see `HttpClient`.
+Reach = Callable[[str, str, int], Sequence[str]]
+
+
+class Unreachable(LocationValueError):
+    """A URL leads where this client must not go; nothing was sent."""
+
 
 # When the call of this thread must be over, by the monotonic clock. The session offers no way to hand it down.
 _ends_at: ContextVar[float] = ContextVar("ends_at", default=math.inf)
@@ -116,10 +125,20 @@ class HttpClient:
         pool_size: Connections kept per host: as many as threads call at once.
         ca_file: Trust these authorities instead of the public ones.
         user_agent: How we introduce ourselves.
+        reach: Resolves names in place of the operating system and raises `Unreachable`; the connection goes to an
+            address that it returned and to no other, while Host, SNI and certificate keep the name. For URLs that
+            others choose.
     """
 
-    def __init__(self, *, pool_size: int = 32, ca_file: Path | None = None, user_agent: str = "entrega") -> None:
-        adapter = _Adapter(_trust(ca_file), pool_size)
+    def __init__(
+        self,
+        *,
+        pool_size: int = 32,
+        ca_file: Path | None = None,
+        user_agent: str = "entrega",
+        reach: Reach | None = None,
+    ) -> None:
+        adapter = _Adapter(_trust(ca_file), pool_size, reach)
         self._session = _Session()
         self._session.trust_env = False  # else a .netrc entry for the host replaces our Authorization header
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # accounts share the session
@@ -277,13 +296,18 @@ class _Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
+    def __init__(self, context: ssl.SSLContext, pool_size: int, reach: Reach | None) -> None:
         self._context = context
+        self._reach = reach
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - the signature of requests
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        pools = {"http": _Pool, "https": _SecurePool}
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: partial(pool, reach=partial(self._reach, scheme)) if self._reach else pool
+            for scheme, pool in pools.items()
+        }
 
     def cert_verify(self, conn: object, url: str, verify: object, cert: object) -> None:
         """Leave trust to our context: requests would load its own authorities into it at every connection."""
@@ -330,6 +354,34 @@ class _Connection(HTTPConnection):
 
     response_class = _TimedResponse
     _used_at = -math.inf
+
+    def __init__(self, *args: Any, reach: Callable[[str, int], Sequence[str]] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reach = reach
+
+    def _new_conn(self) -> socket.socket:
+        if self._reach is None:
+            return super()._new_conn()
+        try:
+            addresses = self._reach(self.host, self.port or self.default_port)
+        except OSError as err:
+            raise NameResolutionError(self.host, self, err) from err  # type: ignore[arg-type]  # as gaierror is
+        return self._connected(addresses)
+
+    def _connected(self, addresses: Sequence[str]) -> socket.socket:
+        *others, last = addresses
+        for address in others:
+            with suppress(ConnectTimeoutError):
+                return self._connected_to(address)
+        return self._connected_to(last)
+
+    def _connected_to(self, address: str) -> socket.socket:
+        name = self._dns_host
+        self._dns_host = address  # urllib3 uses it for the name look-up and for nothing else
+        try:
+            return super()._new_conn()
+        finally:
+            self._dns_host = name
 
     @property
     def is_connected(self) -> bool:

@@ -12,11 +12,14 @@ from redis.retry import Retry
 
 from config.policy import Spec, Timeouts
 from config.settings import Settings
+from delivery.callbacks import Callback
 from delivery.engine import Engine
 from delivery.errors import Permanent
 from delivery.judging import lease
 from delivery.ports import Provider
+from ledger.endpoints import PostgresEndpoints
 from ledger.sealing import keyed_hash, seal, unseal
+from providers.callback import CallbackSender, PublicReach
 from providers.crm_rest import CrmRest
 from providers.http import HttpClient
 from providers.oauth import ApiKey, ClientCredentials, Credentials, TokenSource
@@ -43,6 +46,8 @@ class _Parts:
     http: HttpClient
     redis: Redis | None
     token_key: bytes
+    endpoints: PostgresEndpoints
+    threads: int
 
 
 def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
@@ -53,12 +58,18 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     """
     token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
     redis = shared_memory(app.settings)
-    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
-    providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
+    threads = app.conf.worker_concurrency
+    parts = _Parts(app.settings, HttpClient(pool_size=threads), redis, token_key, app.ledger.endpoints, threads)
+    providers = {_account(name): _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
     # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
     gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker, gates)
+
+
+def _account(service: str) -> str:
+    # The accounts of callbacks are hosts that producers name: one adapter serves them all.
+    return service if service == Callback.service else f"{service}:default"
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
@@ -83,7 +94,7 @@ def shared_memory(settings: Settings) -> Redis | None:
 
 
 def _provider(parts: _Parts, spec: Spec) -> Provider:
-    account = f"{spec.name}:default"
+    account = _account(spec.name)
     missing = parts.settings.configured_services()[spec.name]
     if missing:
         return Unconfigured(account, missing)
@@ -147,8 +158,15 @@ def _smtp(parts: _Parts, spec: Spec) -> Provider:
     )
 
 
+def _callback(parts: _Parts, spec: Spec) -> Provider:
+    # Not the session of the others: this one goes where producers say, and nowhere else than that is safe.
+    reach = PublicReach(sandbox=parts.settings.entrega_env == "sandbox")
+    return CallbackSender(spec=spec, endpoints=parts.endpoints, http=HttpClient(pool_size=parts.threads, reach=reach))
+
+
 _ADAPTERS: Mapping[str, Callable[[_Parts, Spec], Provider]] = {
     "crm_rest": _crm_rest,
     "whatsapp_cloud": _whatsapp_cloud,
     "smtp": _smtp,
+    "callback": _callback,
 }

@@ -41,7 +41,7 @@ class Machine:
 
     def deliver(self, ids):
         self.asked += ids
-        options = SimpleNamespace(order_key=None)
+        options = SimpleNamespace(order_key=None, callback_url=None)
         claimed = SimpleNamespace(tries={}, order=SimpleNamespace(command=SimpleNamespace(options=options)))
         return [SimpleNamespace(outcome=self.outcome, claimed=claimed)] if self.outcome else []
 
