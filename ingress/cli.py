@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingress.breakers import breakers
+from ingress.callbacks import callbacks
 from ingress.dead_letters import dead_letters
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
@@ -32,6 +33,7 @@ cli = typer.Typer(
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
+cli.add_typer(callbacks, name="callbacks")
 
 
 @cli.command()
@@ -265,6 +267,7 @@ def _desk(app: "Entrega") -> Any:
 
 
 def _known(app: "Entrega", account: str) -> str:
-    if account not in app.intake.accounts:
-        _fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
+    known = [*app.intake.accounts, *dict.fromkeys(each.account for each in app.ledger.endpoints.all())]
+    if account not in known:
+        _fail(f"There is no account {account!r}; there are: {', '.join(known)}", WRONG_USE)
     return account

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ledger.reading import Attempt, Delivery, Verdict
 
 if TYPE_CHECKING:
     from ingress.doctor import Finding
+    from ledger.endpoints import Listed
     from ledger.letters import Action, Pile
     from ledger.replays import BulkReplay
 
@@ -203,6 +204,20 @@ def show_replays(found: Sequence["BulkReplay"]) -> None:
         table.add_row(
             str(each.id), Text(each.actor), _instant(each.started_at), *map(str, counts), how, Text(each.reason)
         )
+    console().print(table)
+
+
+def show_endpoints(found: Sequence["Listed"], breakers: Mapping[str, str]) -> None:
+    """Print where producers are told, and the state of each host's circuit breaker."""
+    if not found:
+        say("None.")
+        return
+    table = Table("endpoint", "producer", "account", "since", "breaker", "state", box=None, header_style="dim")
+    table.columns[0].no_wrap = True
+    for each in found:
+        state = Text(f"disabled: {each.disabled_reason}", style="red") if each.disabled_at else Text("open")
+        row = (str(each.id), Text(each.producer), Text(each.account), _instant(each.created_at))
+        table.add_row(*row, breakers[each.account], state)
     console().print(table)
 
 

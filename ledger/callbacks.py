@@ -6,7 +6,7 @@ and nothing is told that did not happen (docs/adr/0018). Here each event becomes
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -99,6 +99,17 @@ class Callbacks:
             )
             _note_untold(connection, [row for row in rows if row.disabled_reason is not None])
         return [Hint(each.id, Callback.kind) for each in opened if each.fresh]
+
+    def try_out(self, endpoint: UUID) -> Hint | None:
+        """Open a callback `endpoint.test`; None when there is no such endpoint, or it is disabled."""
+        listed = next((each for each in self.ledger.endpoints.all() if each.id == endpoint), None)
+        known = self.ledger.endpoints.find(endpoint)
+        if listed is None or known is None:
+            return None
+        data: dict[str, JsonValue] = {"endpoint": str(endpoint), "message": "a test asked for by an operator"}
+        event = Event("endpoint.test", datetime.now(UTC), data, key=str(new_id()))
+        with transaction(self.ledger.engine) as connection:
+            return self.forward(connection, event, producer=listed.producer, url=known.url)
 
     def forward(self, connection: Connection, event: Event, *, producer: str, url: str) -> Hint | None:
         """Open a callback for an event as a part of the caller's transaction.

@@ -246,6 +246,19 @@ def test_events_of_one_delivery_go_out_one_after_the_other_in_their_order(ledger
     assert types == ["delivery.succeeded", "delivery.delivered", "delivery.read"]
 
 
+def test_nobody_opens_a_later_event_while_another_opens_the_first(ledger, callbacks, database, sql):
+    id_ = ended(ledger, SENT).order.delivery_id
+    report(sql, id_, "delivered")
+    PostgresDoubts(ledger).absorb(most=10)
+    with database.connect() as other:
+        other.execute(text("SELECT FROM callback_events ORDER BY id LIMIT 1 FOR UPDATE"))
+        meanwhile = callbacks.open_noted()
+        other.rollback()
+
+    assert meanwhile == []
+    assert len(callbacks.open_noted()) == 2
+
+
 def test_an_opening_that_breaks_off_leaves_the_event_for_the_next(ledger, callbacks, sql):
     ended(ledger, SENT)
     sql("ALTER TABLE payloads RENAME TO payloads_away")
