@@ -201,3 +201,21 @@ def test_a_worker_that_is_killed_between_settle_and_callback_leaves_the_producer
 
     assert untold == []
     assert running.app.archive.verify().faults == {}
+
+
+def test_kills_and_a_wiped_redis_lose_no_callback_and_give_none_a_second_id(running, receiver):
+    receiver.plans["tumulto"] = [500, 503, 500]
+    url = receiver.url("tumulto")
+    ids = []
+    for first in (0, 10, 20):
+        ids += [running.lead(f"tumulto{n}", options={"callback_url": url}) for n in range(first, first + 10)]
+        running.some(ids, "succeeded", len(ids) - 5)
+        running.kill("worker1")
+        running.redis.flushall()
+        running.revive("worker1")
+    running.until(ids, "succeeded")
+
+    running.wait(lambda: all(receiver.types(each) for each in ids), f"all told{running.tail()}")
+
+    assert len({id_ for each in ids for _, _, id_ in receiver.told[str(each)]}) == len(ids)
+    assert running.app.archive.verify().faults == {}

@@ -35,13 +35,14 @@ class Door:
 class Machine:
     """An engine that ends every delivery in the same way."""
 
-    def __init__(self, outcome=None):
+    def __init__(self, outcome=None, callback_url=None):
         self.outcome = outcome
+        self.callback_url = callback_url
         self.asked = []
 
     def deliver(self, ids):
         self.asked += ids
-        options = SimpleNamespace(order_key=None, callback_url=None)
+        options = SimpleNamespace(order_key=None, callback_url=self.callback_url)
         claimed = SimpleNamespace(tries={}, order=SimpleNamespace(command=SimpleNamespace(options=options)))
         return [SimpleNamespace(outcome=self.outcome, claimed=claimed)] if self.outcome else []
 
@@ -80,8 +81,8 @@ def run(*args, task_id="m1", **kwargs):
         create_lead.pop_request()
 
 
-def attempt(monkeypatch, outcome):
-    machine = Machine(outcome)
+def attempt(monkeypatch, outcome, callback_url=None):
+    machine = Machine(outcome, callback_url)
     monkeypatch.setitem(app.__dict__, "engine", machine)
     create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0)
     try:
@@ -166,6 +167,37 @@ def test_a_hint_is_attempted(monkeypatch):
     machine = attempt(monkeypatch, Succeeded(Receipt("LEAD-1")))
 
     assert [str(each) for each in machine.asked] == [ID]
+
+
+class Noted:
+    """Callbacks that wait to be opened; also stands where hints go out."""
+
+    def __init__(self):
+        self.sent = []
+
+    def open_noted(self):
+        return ["the callback"]
+
+    def send(self, hints):
+        self.sent += hints
+
+
+@pytest.mark.parametrize(
+    ("outcome", "url", "sent"),
+    [
+        (Succeeded(Receipt("LEAD-1")), "https://loja.exemplo.com.br/", ["the callback"]),
+        (Succeeded(Receipt("LEAD-1")), None, []),
+        (Deferred("unavailable", timedelta(hours=1), "503"), "https://loja.exemplo.com.br/", []),
+    ],
+)
+def test_what_a_producer_wants_to_hear_is_opened_right_after_the_settle(monkeypatch, outcome, url, sent):
+    noted = Noted()
+    monkeypatch.setitem(app.__dict__, "callbacks", noted)
+    monkeypatch.setitem(app.__dict__, "hints", noted)
+
+    attempt(monkeypatch, outcome, url)
+
+    assert noted.sent == sent
 
 
 def test_a_short_wait_comes_back_by_celery(monkeypatch):
