@@ -50,11 +50,13 @@ class Endpoint:
     """One URL of one producer.
 
     Attributes:
+        producer: Whose it is.
         secrets: What the producer checks our signature with, newest first; two while one takes over from the other.
         disabled: Why nothing is sent there any more; None while it is open.
     """
 
     url: str
+    producer: str
     secrets: tuple[bytes, ...]
     disabled: str | None
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from ingress.shell import REFUSED, Json, Reason, fail, opened_app, print_json
+from ingress.shell import REFUSED, Json, Most, Reason, fail, opened_app, print_json
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -23,15 +23,20 @@ EndpointId = Annotated[UUID, typer.Argument(help="The endpoint's id, from: entre
 
 
 @callbacks.command("list")
-def show_all(as_json: Json = False) -> None:
-    """List every endpoint, with the circuit breaker of its host.
+def show_all(
+    producer: Annotated[str | None, typer.Option(help="Only this producer's.")] = None,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Only those that get nothing.")] = False,
+    most: Most = 100,
+    as_json: Json = False,
+) -> None:
+    """List endpoints, newest first, with the circuit breakers of their hosts.
 
-    Example: entrega callbacks list
+    Example: entrega callbacks list --producer loja --disabled
     """
     from ingress.printing import show_endpoints
 
     app = opened_app()
-    found = app.ledger.endpoints.all()
+    found = app.ledger.endpoints.search(producer=producer, disabled=disabled, most=most)
     breakers = _breakers(app, {each.account for each in found})
     if as_json:
         print_json([asdict(each) | {"breaker": breakers[each.account]} for each in found])

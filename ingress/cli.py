@@ -267,7 +267,6 @@ def _desk(app: "Entrega") -> Any:
 
 
 def _known(app: "Entrega", account: str) -> str:
-    known = [*app.intake.accounts, *dict.fromkeys(each.account for each in app.ledger.endpoints.all())]
-    if account not in known:
-        _fail(f"There is no account {account!r}; there are: {', '.join(known)}", WRONG_USE)
+    if account not in app.intake.accounts and not app.ledger.endpoints.knows(account):
+        _fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
     return account

@@ -102,14 +102,13 @@ class Callbacks:
 
     def try_out(self, endpoint: UUID) -> Hint | None:
         """Open a callback `endpoint.test`; None when there is no such endpoint, or it is disabled."""
-        listed = next((each for each in self.ledger.endpoints.all() if each.id == endpoint), None)
         known = self.ledger.endpoints.find(endpoint)
-        if listed is None or known is None:
+        if known is None:
             return None
         data: dict[str, JsonValue] = {"endpoint": str(endpoint), "message": "a test asked for by an operator"}
         event = Event("endpoint.test", datetime.now(UTC), data, key=str(new_id()))
         with transaction(self.ledger.engine) as connection:
-            return self.forward(connection, event, producer=listed.producer, url=known.url)
+            return self.forward(connection, event, producer=known.producer, url=known.url)
 
     def forward(self, connection: Connection, event: Event, *, producer: str, url: str) -> Hint | None:
         """Open a callback for an event as a part of the caller's transaction.

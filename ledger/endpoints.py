@@ -5,7 +5,6 @@ once, to the person who asked for it.
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -35,7 +34,7 @@ _KEEP = text("""
 """)
 _FIND_ID = text("SELECT id FROM endpoints WHERE producer = :producer AND address = :address")
 _FIND = text("""
-    SELECT e.id, e.url, e.disabled_reason, s.id AS secret_id, s.secret
+    SELECT e.id, e.url, e.producer, e.disabled_reason, s.id AS secret_id, s.secret
     FROM endpoints e LEFT JOIN signing_secrets s
       ON s.producer = e.producer AND (s.ends_at IS NULL OR s.ends_at > now())
     WHERE e.id = :id ORDER BY s.created_at DESC
@@ -56,7 +55,12 @@ _ENABLE = text("""
     INSERT INTO audit (actor, action, account, reason)
     SELECT :actor, 'endpoint_enabled', account, id || ': ' || :reason FROM opened RETURNING id
 """)
-_LIST = text("SELECT * FROM endpoints ORDER BY producer, account, id")
+_LIST = text("""
+    SELECT * FROM endpoints
+    WHERE (CAST(:producer AS text) IS NULL OR producer = :producer) AND (NOT :disabled OR disabled_at IS NOT NULL)
+    ORDER BY id DESC LIMIT :most
+""")
+_KNOWS = text("SELECT EXISTS (SELECT FROM endpoints WHERE account = :account)")
 _MAKE_SECRET = text("""
     INSERT INTO signing_secrets (id, producer, secret) VALUES (:id, :producer, :secret)
     ON CONFLICT (producer) WHERE ends_at IS NULL DO NOTHING
@@ -119,7 +123,7 @@ class PostgresEndpoints:
             return None
         url = self._open(rows[0].url, _url_place(endpoint)).decode()
         keys = [self._open(row.secret, _secret_place(row.secret_id)) for row in rows if row.secret is not None]
-        return Endpoint(url, tuple(keys), rows[0].disabled_reason)
+        return Endpoint(url, rows[0].producer, tuple(keys), rows[0].disabled_reason)
 
     def disable(self, endpoint: UUID, *, actor: str, reason: str) -> bool:
         """See `delivery.callbacks.Endpoints.disable`."""
@@ -131,11 +135,22 @@ class PostgresEndpoints:
         with transaction(self.engine) as connection:
             return connection.scalar(_ENABLE, {"id": endpoint, "actor": actor, "reason": reason}) is not None
 
-    def all(self) -> Sequence[Listed]:
-        """Return every endpoint, by producer."""
+    def search(self, *, producer: str | None = None, disabled: bool = False, most: int = 100) -> list[Listed]:
+        """Return endpoints, newest first.
+
+        Args:
+            producer: Only this one's.
+            disabled: Only those that get nothing.
+        """
+        values = {"producer": producer, "disabled": disabled, "most": most}
         with transaction(self.engine) as connection:
-            rows = connection.execute(_LIST)
+            rows = connection.execute(_LIST, values)
             return [Listed(r.id, r.producer, r.account, r.created_at, r.disabled_at, r.disabled_reason) for r in rows]
+
+    def knows(self, account: str) -> bool:
+        """Tell whether an account, e.g. "callback:loja.exemplo.com.br", is the host of an endpoint."""
+        with transaction(self.engine) as connection:
+            return bool(connection.scalar(_KNOWS, {"account": account}))
 
     def show_secret(self, producer: str, *, actor: str) -> bytes | None:
         """Return the producer's current secret, made now if there is none; None when it was shown before."""

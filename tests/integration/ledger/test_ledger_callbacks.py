@@ -280,7 +280,7 @@ def test_the_erasure_of_the_person_does_not_keep_the_producer_in_the_dark(ledger
 
 def test_nothing_is_opened_for_a_disabled_endpoint_and_the_audit_trail_says_so(ledger, callbacks, sql):
     ended(ledger, SENT)
-    (endpoint,) = ledger.endpoints.all()
+    (endpoint,) = ledger.endpoints.search()
     ledger.endpoints.disable(endpoint.id, actor="callbacks", reason="it answered 410")
 
     assert callbacks.open_noted() == []

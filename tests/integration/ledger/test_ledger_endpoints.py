@@ -23,7 +23,7 @@ def test_a_url_is_one_endpoint_for_each_producer(endpoints):
 
     assert first == again
     assert other != first
-    assert [each.account for each in endpoints.all()] == ["callback:loja.exemplo.com.br"] * 2
+    assert [each.account for each in endpoints.search()] == ["callback:loja.exemplo.com.br"] * 2
 
 
 def test_processes_that_meet_a_url_at_once_agree_on_its_endpoint(database):
@@ -107,6 +107,17 @@ def test_a_disabled_endpoint_stays_so_until_an_operator_enables_it(endpoints, sq
     assert [row.action for row in sql("SELECT action FROM audit ORDER BY id")] == [
         "endpoint_disabled", "endpoint_enabled",
     ]  # fmt: skip
+
+
+def test_endpoints_are_searched_by_producer_and_by_what_is_wrong(endpoints):
+    first, second, third = (endpoints.register(*each) for each in (("loja", URL), ("loja", URL + "2"), ("site", URL)))
+    endpoints.disable(first, actor="ana", reason="pediram")
+
+    assert [each.id for each in endpoints.search(producer="loja")] == [second, first]
+    assert [each.id for each in endpoints.search(disabled=True)] == [first]
+    assert [each.id for each in endpoints.search(most=1)] == [third]
+    assert endpoints.knows("callback:loja.exemplo.com.br")
+    assert not endpoints.knows("callback:outra.exemplo.com.br")
 
 
 def test_an_unknown_endpoint_is_none(endpoints, ledger):

@@ -24,7 +24,7 @@ from providers.http import HttpClient
 URL = "https://loja.exemplo.com.br/retorno/caminho-secreto?token=inventado"
 ENDPOINT = UUID("01930000-0000-7000-8000-00000000000e")
 SECRET = bytes(range(32))
-OPEN = Endpoint(URL, (SECRET,), None)
+OPEN = Endpoint(URL, "loja", (SECRET,), None)
 SPEC = load_specs()["callback"]
 
 
@@ -168,7 +168,7 @@ def test_an_endpoint_that_is_gone_is_asked_again_when_the_ledger_could_not_be_to
     ("known", "verdict", "code"),
     [
         (Known(endpoint=None), Permanent, "misconfigured"),
-        (Known(endpoint=Endpoint(URL, (SECRET,), "it answered 410")), Permanent, "undeliverable"),
+        (Known(endpoint=Endpoint(URL, "loja", (SECRET,), "it answered 410")), Permanent, "undeliverable"),
         (Known(away=True), Retryable, "not_sent"),
     ],
 )
