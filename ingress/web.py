@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
+from ledger.alerts import Alerts
 from ledger.schema import check_schema
 from worker import app as entrega
 from worker.life import begin
@@ -44,7 +45,8 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     def ready() -> JSONResponse:
         faults = {name: fault for name, check in _checks(app).items() if (fault := check())}
         status = 503 if faults else 200
-        return JSONResponse({"status": "waiting" if faults else "ok", "faults": faults}, status_code=status)
+        answer = {"status": "waiting" if faults else "ok", "faults": faults, "alerts": _alerts(app)}
+        return JSONResponse(answer, status_code=status)
 
     @web.get("/metrics")
     def metrics() -> Response:
@@ -79,6 +81,15 @@ def _checks(app: "Entrega") -> Mapping[str, Callable[[], str | None]]:
         return None
 
     return {"ledger": ledger, "broker": broker, "work": work}
+
+
+def _alerts(app: "Entrega") -> list[dict[str, str]]:
+    """Return what operators were told and did not mend yet; it does not decide readiness."""
+    try:
+        found = Alerts(app.database).open()
+    except LedgerUnavailable:
+        return []
+    return [{"severity": each.severity, "account": each.account, "code": each.code} for each in found]
 
 
 def _figures(app: "Entrega") -> LedgerFigures:

@@ -15,13 +15,14 @@ from delivery.callbacks import Callback
 from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
-from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
+from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
+from ledger import backlogs
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
 from ledger.endpoints import PostgresEndpoints
+from ledger.entries import Entry, Key, split_repeats
 from ledger.models import PRIORITIES
-from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.vault import DataKey, Vault
 
@@ -31,18 +32,6 @@ _LONGEST_REASON = 500
 
 # What may stand in a row: what producers ask for, and what we tell them.
 _STORED_KINDS: Mapping[str, type[Command]] = {**KINDS, Callback.kind: Callback}
-
-_Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One new delivery with its hashed keys, its recipient as a keyed hash, and where its producer is told of it."""
-
-    new: NewDelivery
-    person: bytes
-    endpoint: UUID | None
-    keys: Mapping[_Key, tuple[bytes, timedelta]]
 
 
 @dataclass(frozen=True)
@@ -113,6 +102,8 @@ class PostgresLedger:
             freed = _counts(connection, sql.FREE_LEASES, {"idempotent": list(idempotent), "retries": lease_retries})
         with transaction(self.engine) as connection:
             ended = _counts(connection, sql.EXPIRE, {})
+        with transaction(self.engine) as connection:
+            backlogs.shelve(connection, most=1000)
         return Swept(
             freed=freed.get("waiting", 0),
             uncertain=freed.get("uncertain", 0),
@@ -120,21 +111,18 @@ class PostgresLedger:
             expired=ended.get("expired", 0),
         )
 
-    def due(self, *, stale: timedelta, most: int) -> list[Hint]:
+    def backlogs(self, *, stale: timedelta, most: int) -> list[Backlog]:
+        """See `delivery.ports.Ledger.backlogs`."""
+        with transaction(self.engine) as connection:
+            return backlogs.count(connection, stale=stale, most=most)
+
+    def due(self, backlog: Backlog, *, stale: timedelta, waits: Sequence[timedelta]) -> list[Hint]:
         """See `delivery.ports.Ledger.due`."""
         with transaction(self.engine) as connection:
-            # Half for those with an order key, at most, so that neither sort keeps the other waiting.
-            keyed = due_in_order(connection, stale=stale, most=max(1, most // 2))
-            values = {"stale_s": stale.total_seconds(), "most": most - len(keyed)}
-            return _hints([*keyed, *connection.execute(sql.DUE, values)])
+            return backlogs.take(connection, backlog, stale=stale, waits=waits)
 
-    def drain(self, *, most: int) -> list[Hint]:
-        """See `delivery.ports.Ledger.drain`."""
-        with transaction(self.engine) as connection:
-            return _hints(connection.execute(sql.DRAIN, {"most": most}).all())
-
-    def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
-        firsts, repeats = _split_repeats(entries)
+    def _open(self, connection: Connection, entries: Sequence[Entry]) -> list[Opened]:
+        firsts, repeats = split_repeats(entries)
         opened: dict[UUID, Opened] = {}
         pending = firsts
         while pending:
@@ -148,7 +136,7 @@ class PostgresLedger:
             opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
         return [opened[each.new.id] for each in entries]
 
-    def _entry(self, new: NewDelivery) -> _Entry:
+    def _entry(self, new: NewDelivery) -> Entry:
         content = _canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
         content_hash = self.vault.hash(content)
         if new.key is not None:
@@ -162,9 +150,9 @@ class PostgresLedger:
         url = new.command.options.callback_url
         # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
         endpoint = self.endpoints.register(new.producer, url) if url else None
-        return _Entry(new, self.vault.hash(new.command.recipient), endpoint, keys)
+        return Entry(new, self.vault.hash(new.command.recipient), endpoint, keys)
 
-    def _insert(self, connection: Connection, entries: Sequence[_Entry]) -> tuple[dict[UUID, Opened], list[_Entry]]:
+    def _insert(self, connection: Connection, entries: Sequence[Entry]) -> tuple[dict[UUID, Opened], list[Entry]]:
         """Open those that win their keys; return them, and those whose payload was sealed with a wrong data key."""
         data_keys = self.vault.data_keys(each.person for each in entries)
         rows = [_new_row(each, data_keys[each.person], self._order_key(each.new)) for each in entries]
@@ -179,7 +167,7 @@ class PostgresLedger:
         }
         return opened, [each for each in entries if not found[each.new.id].is_sealed]
 
-    def _standing(self, connection: Connection, entries: Sequence[_Entry]) -> dict[UUID, Opened]:
+    def _standing(self, connection: Connection, entries: Sequence[Entry]) -> dict[UUID, Opened]:
         """Return, for each delivery that lost a key, the earlier delivery that stands for it."""
         if not entries:
             return {}
@@ -206,7 +194,8 @@ class PostgresLedger:
             return None
         doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
         order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)
-        return Claimed(order, row.producer, row.fence, row.tries, row.parks)
+        left = timedelta(seconds=row.left_s)
+        return Claimed(order, row.producer, row.fence, row.tries, row.parks, left)
 
     def stored(self, row: Row[Any]) -> dict[str, Any]:
         """Open the payload of a row that has `id`, `person`, `body` and `data_key`.
@@ -256,6 +245,7 @@ class _Ending:
     statuses: int | None = None
     provider_codes: str | None = None
     durations: float | None = None
+    paced: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,7 +276,7 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
+def _new_row(entry: Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
     new = entry.new
     options = new.command.options
     body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
@@ -311,7 +301,7 @@ def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow
     )
 
 
-def _wanted_keys(entries: Sequence[_Entry]) -> dict[str, Any]:
+def _wanted_keys(entries: Sequence[Entry]) -> dict[str, Any]:
     wanted = [(key, value, each.new.id) for each in entries for key, value in each.keys.items()]
     return {
         "key_ids": [id_ for *_, id_ in wanted],
@@ -339,6 +329,7 @@ def _ending(settlement: Settlement) -> _Ending:
         statuses=settlement.http_status,
         provider_codes=settlement.provider_code,
         durations=settlement.duration.total_seconds() * 1000,
+        paced=isinstance(outcome, Deferred) and outcome.paced,
     )
 
 
@@ -356,40 +347,21 @@ def _columns(rows: Sequence[_Ending] | Sequence[_NewRow]) -> dict[str, Any]:
     return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
 
 
-def _split_repeats(entries: Sequence[_Entry]) -> tuple[list[_Entry], dict[UUID, tuple[NewDelivery, bool]]]:
-    """Part the entries that share a key with an earlier one of the same batch: one statement cannot take a key twice.
-
-    Returns:
-        The first entries, and for each repeat the first it repeats and whether their bodies agree.
-    """
-    owner: dict[_Key, _Entry] = {}
-    firsts, repeats = [], {}
-    for each in entries:
-        shared = next((key for key in each.keys if key in owner), None)
-        if shared is None:
-            firsts.append(each)
-            owner |= dict.fromkeys(each.keys, each)
-        else:
-            first = owner[shared]
-            repeats[each.new.id] = (first.new, first.keys[shared][0] == each.keys[shared][0])
-    return firsts, repeats
-
-
 def _repeat_of(first: Opened, *, same_body: bool) -> Opened:
     return Opened(first.id, fresh=False, same_body=same_body, state=first.state, next_at=first.next_at)
 
 
-def _find_keys(connection: Connection, keys: Sequence[_Key]) -> dict[_Key, Row[Any]]:
+def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[Key, Row[Any]]:
     values = {"producers": [key[0] for key in keys], "keys": [key[1] for key in keys]}
     return {(row.producer, row.key): row for row in connection.execute(sql.FIND_KEYS, values)}
 
 
-def _standing(row: Row[Any], body_hash: bytes, key: _Key) -> Opened:
+def _standing(row: Row[Any], body_hash: bytes, key: Key) -> Opened:
     same = bytes(row.body_hash) == body_hash or not key[1].startswith("key:")
     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
 
 
-def _point_keys(connection: Connection, targets: Mapping[_Key, UUID]) -> None:
+def _point_keys(connection: Connection, targets: Mapping[Key, UUID]) -> None:
     if targets:
         values = {
             "producers": [key[0] for key in targets],
@@ -397,11 +369,6 @@ def _point_keys(connection: Connection, targets: Mapping[_Key, UUID]) -> None:
             "ids": list(targets.values()),
         }
         connection.execute(sql.POINT_KEYS, values)
-
-
-def _hints(rows: Sequence[Row[Any]]) -> list[Hint]:
-    ordered = sorted(rows, key=lambda row: (row.priority, row.next_at))
-    return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in ordered]
 
 
 def _counts(connection: Connection, statement: Any, values: Mapping[str, Any]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from delivery.destinations import may_connect
-from providers.http import Unreachable
+from providers.connections import Unreachable
 
 # Each costs up to the connection's time-out, and the call must end within its lease.
 _MOST_TRIED = 2
