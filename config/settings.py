@@ -269,13 +269,14 @@ class Settings(BaseSettings):
         """Return, for each service, the names of the variables it still lacks; none means it can be used.
 
         A service that lacks something is not a start error: its commands are held until it is configured.
-        Shape: {"crm": (), "whatsapp": ("WHATSAPP_ACCESS_TOKEN",), "email": ("SMTP_HOST", "FROM_EMAIL")}
+        Shape: {"crm": (), "whatsapp": ("WHATSAPP_ACCESS_TOKEN",), "email": ("SMTP_HOST", "FROM_EMAIL"), "callback": ()}
         """
         login = () if self.smtp_may_be_plain else ("smtp_user", "smtp_password")
         return {
             "crm": self._absent("crm_api_url") + self._absent_crm_credentials(),
             "whatsapp": self._absent("whatsapp_access_token", "whatsapp_phone_number_id"),
             "email": self._absent("smtp_host", *login, "from_email"),
+            "callback": (),
         }
 
     def _absent(self, *fields: str) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Spec(Section):
     """
 
     name: Name
-    adapter: Literal["crm_rest", "whatsapp_cloud", "smtp"]
+    adapter: Literal["crm_rest", "whatsapp_cloud", "smtp", "callback"]
     system: Text
     version: Text
     owner: Text

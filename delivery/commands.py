@@ -85,6 +85,7 @@ class Options(_Body):
 
     Attributes:
         order_key: Commands of one producer and account with the same key are delivered one after the other.
+        callback_url: Where the producer is told what becomes of the delivery; the intake checks it.
         fallback: Another command, `{"kind": ..., ...its body}`, for when this one dies; the intake checks it.
         dry_run: Only tell what would happen. Nothing is kept of it.
     """
@@ -96,6 +97,7 @@ class Options(_Body):
     priority: Literal["high", "normal", "low"] = "normal"
     on_uncertain: Literal["hold", "resend"] | None = None
     order_key: Annotated[Line, Field(max_length=128)] | None = None
+    callback_url: str | None = None
     fallback: dict[str, JsonValue] | None = None
     metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
     dry_run: Annotated[StrictBool, Field(exclude=True)] = False

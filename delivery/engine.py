@@ -31,7 +31,7 @@ class Engine:
     """Carries deliveries out.
 
     Attributes:
-        providers: One for each account, e.g. {"crm:default": ...}.
+        providers: One for each account, e.g. {"crm:default": ...}; or for a whole service, e.g. {"callback": ...}.
         specs: One for each service, e.g. {"crm": ...}.
         gates: Asked in order before a call; the first closed one defers the attempt without burning it.
         worker: This process's name, for the attempt rows.
@@ -135,7 +135,7 @@ class Engine:
 
     def _call(self, claimed: Claimed) -> Receipt | ProviderError:
         order = claimed.order
-        provider = self.providers.get(order.account)
+        provider = self.providers.get(order.account) or self.providers.get(order.command.service)
         if provider is None:
             return Permanent(f"no account named {order.account} is set up here", code="misconfigured")
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from config.policy import Spec
 from delivery.commands import KINDS, Command, parse_command
+from delivery.destinations import url_issue
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused
 from delivery.ids import new_id
 from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened
@@ -89,6 +90,7 @@ class Intake:
         same_within: A repeat without a key counts as the same command within this time.
         key_kept: How long a producer's key is remembered; longer than any retry horizon.
         max_bytes: Largest body, as JSON.
+        sandbox: True lets callbacks go to this machine, over plain http.
     """
 
     ledger: Ledger
@@ -98,6 +100,7 @@ class Intake:
     same_within: timedelta = timedelta(minutes=10)
     key_kept: timedelta = timedelta(days=7)
     max_bytes: int = 16_000_000
+    sandbox: bool = False
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def submit(
@@ -195,7 +198,16 @@ class Intake:
             raise InvalidCommand(kind[:40], (FieldIssue("body", issue_text(f"body:{self.max_bytes}", language)),))
         model = KINDS.get(kind)
         choices = self.specs[model.service].operations[kind].choices() if model else {}
-        return parse_command(kind, body, choices=choices, now=self.now(), language=language)
+        command = parse_command(kind, body, choices=choices, now=self.now(), language=language)
+        self._check_callback(command, language)
+        return command
+
+    def _check_callback(self, command: Command, language: str) -> None:
+        url = command.options.callback_url
+        word = url_issue(url, sandbox=self.sandbox) if url is not None else None
+        if word is not None:
+            issue = FieldIssue("options.callback_url", issue_text(word, language))
+            raise InvalidCommand(command.kind, (issue,))
 
     def _account(self, command: Command, language: str) -> str:
         wanted = command.options.account or "default"

@@ -32,6 +32,17 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "header_names": ("só cabeçalhos X-... e Feedback-ID", "only X-... headers and Feedback-ID"),
     "cid": ("cada arquivo embutido precisa de um cid", "each inline file needs a cid"),
     "expires_before_send": ("expires_at deve vir depois de send_at", "expires_at must come after send_at"),
+    "callback_url": (
+        "informe uma URL completa, ex.: https://exemplo.com.br/retorno; só ASCII, sem usuário, senha ou fragmento",
+        "give a full URL, e.g. https://example.com/callback; plain ASCII, without user, password or fragment",
+    ),
+    "callback_https": ("use https://", "use https://"),
+    "callback_long": ("no máximo {rest} caracteres", "at most {rest} characters"),
+    "callback_port": ("portas aceitas: {rest}", "accepted ports: {rest}"),
+    "callback_private": (
+        "o endereço não é público; use um nome ou endereço alcançável pela internet",
+        "the address is not public; use a name or an address of the internet",
+    ),
     "nested_fallback": ("um plano B não pode ter outro", "a fallback cannot have a fallback of its own"),
     "sim_repeat": ("já foi pedido; nada novo seria enviado", "it was asked for before; nothing new would be sent"),
     "sim_conflict": ("a chave já foi usada com outro corpo", "the key was used before with another body"),

@@ -13,6 +13,7 @@ import typer
 
 from ingress.accounts import accounts
 from ingress.breakers import breakers
+from ingress.callbacks import callbacks
 from ingress.dead_letters import dead_letters
 from ingress.keys import keys
 from ingress.limits import limits
@@ -36,6 +37,7 @@ cli = typer.Typer(
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
 cli.add_typer(keys, name="keys")
+cli.add_typer(callbacks, name="callbacks")
 cli.add_typer(accounts, name="accounts")
 cli.command("limits")(limits)
 
@@ -271,6 +273,6 @@ def _desk(app: "Entrega") -> Any:
 
 
 def _known(app: "Entrega", account: str) -> str:
-    if account not in app.intake.accounts:
+    if account not in app.intake.accounts and not app.ledger.endpoints.knows(account):
         _fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
     return account

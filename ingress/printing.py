@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from ledger.reading import Attempt, Delivery, Verdict
 if TYPE_CHECKING:
     from ingress.doctor import Finding
     from ledger.api_keys import ApiKey
+    from ledger.endpoints import Listed
     from ledger.letters import Action, Pile
     from ledger.replays import BulkReplay
 
@@ -223,6 +224,20 @@ def show_keys(found: Sequence["ApiKey"]) -> None:
 
 def _maybe_instant(value: datetime | None) -> str:
     return _instant(value) if value else "never"
+
+
+def show_endpoints(found: Sequence["Listed"], breakers: Mapping[str, str]) -> None:
+    """Print where producers are told, and the state of each host's circuit breaker."""
+    if not found:
+        say("None.")
+        return
+    table = Table("endpoint", "producer", "account", "since", "breaker", "state", box=None, header_style="dim")
+    table.columns[0].no_wrap = True
+    for each in found:
+        state = Text(f"disabled: {each.disabled_reason}", style="red") if each.disabled_at else Text("open")
+        row = (str(each.id), Text(each.producer), Text(each.account), _instant(each.created_at))
+        table.add_row(*row, breakers[each.account], state)
+    console().print(table)
 
 
 def _coloured(word: str) -> Text:

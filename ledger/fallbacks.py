@@ -81,7 +81,7 @@ class Fallbacks:
         with transaction(self.ledger.engine) as connection:
             if connection.scalar(_MARK, {"first": first}) is None:
                 return None
-            second = self.ledger.open_within(connection, named).id
+            second = self.ledger.open_within(connection, [named])[0].id
             connection.execute(
                 _LINK, {"first": first, "second": second, "reason": f"{second} was started in its place"}
             )

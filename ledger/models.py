@@ -81,6 +81,7 @@ deliveries = Table(
     Column("fallback", SmallInteger, nullable=False, server_default="0", comment="1 stands by, 2 was started"),
     Column("fallback_id", UUID(as_uuid=True), comment="the delivery that was started in place of this one"),
     Column("fallback_of", UUID(as_uuid=True), comment="the delivery that this one was started for"),
+    Column("endpoint_id", UUID(as_uuid=True), comment="where the producer is told what becomes of it"),
     Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
     Column("recipient", Text, nullable=False, comment="masked, for people to read"),
     Column("progress", Text),
@@ -267,6 +268,57 @@ inbound_events = Table(
 Index("ix_inbound_events_delivery_id", inbound_events.c.delivery_id)
 Index("ix_inbound_events_heard", inbound_events.c.account, inbound_events.c.at)
 Index("ix_inbound_events_waiting", inbound_events.c.id, postgresql_where=text("worked_at is null"))
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("producer", Text, nullable=False),
+    Column("address", LargeBinary, nullable=False, comment="keyed hash of the URL"),
+    Column("account", Text, nullable=False, comment="callback:<host>: what shares limits and breaker"),
+    Column("url", LargeBinary, nullable=False, comment="sealed: a URL may hold a token"),
+    Column("created_at", _Instant, nullable=False, server_default=_now),
+    Column("disabled_at", _Instant),
+    Column("disabled_reason", Text, comment="why nothing is sent there; null while it is open"),
+    UniqueConstraint("producer", "address", name="uq_endpoints"),
+)
+
+signing_secrets = Table(
+    "signing_secrets",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("producer", Text, nullable=False),
+    Column("secret", LargeBinary, nullable=False, comment="sealed"),
+    Column("created_at", _Instant, nullable=False, server_default=_now),
+    Column("shown_at", _Instant, comment="it is shown once"),
+    Column("ends_at", _Instant, comment="signs beside the new one until then; null: the current one"),
+)
+Index(
+    "ix_signing_secrets_producer",
+    signing_secrets.c.producer,
+    unique=True,
+    postgresql_where=text("ends_at is null"),
+)
+
+# Filled by the trigger `note_callback_events` on `deliveries`, within the transaction that it tells of.
+callback_events = Table(
+    "callback_events",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=True),
+    Column("delivery_id", UUID(as_uuid=True), nullable=False),
+    Column(
+        "event", Text, nullable=False, comment="the new state or progress; a row lives until its callback is opened"
+    ),
+    Column("at", _Instant, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("progress", Text),
+    Column("code", Text),
+    Column("reason", Text),
+    Column("receipt", Text),
+    Column("attempts", Integer, nullable=False),
+    Column("settled_at", _Instant),
+)
+Index("ix_callback_events_delivery_id", callback_events.c.delivery_id, callback_events.c.id)
 
 replays = Table(
     "replays",

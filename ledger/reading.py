@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from pydantic import JsonValue, TypeAdapter
 from sqlalchemy import Engine, Row, func, select, text
 
 from ledger.database import statement, transaction
@@ -81,6 +82,9 @@ class Delivery:
     timeline: tuple[Attempt, ...] = ()
 
 
+_VIEW = TypeAdapter(Delivery)
+
+
 @dataclass(frozen=True)
 class Account:
     """An account's standing: why it is held, and what the last probe found.
@@ -126,7 +130,7 @@ class Archive:
             if row is None:
                 return None
             lines = select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.n)
-            return delivery_of(row, tuple(_attempt(each) for each in connection.execute(lines)))
+            return delivery_of(row, tuple(attempt_of(each) for each in connection.execute(lines)))
 
     def search(  # noqa: PLR0913 - filters, all by name
         self,
@@ -235,7 +239,17 @@ def delivery_of(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
     )
 
 
-def _attempt(row: Row[Any]) -> Attempt:
+def public_view(found: Delivery) -> dict[str, JsonValue]:
+    """Return a delivery as its producer sees it: masked, without payload, and without what is ours alone.
+
+    Shape: {"id": "0193...", "kind": "create_lead", "state": "succeeded", "recipient": "a***@exemplo.com.br",
+        "timeline": [{"n": 1, "started_at": "2026-11-22T12:00:00Z", "outcome": "succeeded", ...}], ...}
+    """
+    return dict(_VIEW.dump_python(found, mode="json", exclude={"timeline": {"__all__": {"worker"}}}))
+
+
+def attempt_of(row: Row[Any]) -> Attempt:
+    """Turn a row of `attempts` into a line of a timeline."""
     return Attempt(
         n=row.n,
         started_at=row.started_at,

@@ -30,10 +30,11 @@ OPEN = text("""
         CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
-        CAST(:fallbacks AS smallint[]), CAST(:data_keys AS bytea[]), CAST(:data_keys_are_new AS bool[])
+        CAST(:fallbacks AS smallint[]), CAST(:endpoints AS uuid[]), CAST(:data_keys AS bytea[]),
+        CAST(:data_keys_are_new AS bool[])
       ) WITH ORDINALITY AS new (
         id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-        order_key, fallback, data_key, data_key_is_new, place)
+        order_key, fallback, endpoint_id, data_key, data_key_is_new, place)
     ), wanted AS (
       SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
                            CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
@@ -63,14 +64,14 @@ OPEN = text("""
       WHERE (SELECT count(*) FROM kept WHERE delivery_id = s.id) = (SELECT count(*) FROM wanted WHERE wanted.id = s.id)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              lifetime, hold_uncertain, person, recipient, order_key, fallback)
+                              lifetime, hold_uncertain, person, recipient, order_key, fallback, endpoint_id)
       SELECT id, kind, account, producer, priority,
              CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
              coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
-             hold, person, recipient, order_key, fallback
+             hold, person, recipient, order_key, fallback, endpoint_id
       FROM won ORDER BY place
       RETURNING id, state, next_at, producer
     ), stored AS (

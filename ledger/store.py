@@ -4,12 +4,14 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, Row, TextClause
 
+from delivery.callbacks import Callback
 from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
@@ -18,6 +20,8 @@ from ledger import backlogs
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
+from ledger.endpoints import PostgresEndpoints
+from ledger.entries import Entry, Key, split_repeats
 from ledger.models import PRIORITIES
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.vault import DataKey, Vault
@@ -26,16 +30,8 @@ from ledger.vault import DataKey, Vault
 SHORT_WAIT = timedelta(seconds=30)
 _LONGEST_REASON = 500
 
-_Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One new delivery with its hashed keys, and its recipient as a keyed hash."""
-
-    new: NewDelivery
-    person: bytes
-    keys: Mapping[_Key, tuple[bytes, timedelta]]
+# What may stand in a row: what producers ask for, and what we tell them.
+_STORED_KINDS: Mapping[str, type[Command]] = {**KINDS, Callback.kind: Callback}
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,11 @@ class PostgresLedger:
 
     engine: Engine
     vault: Vault
+
+    @cached_property
+    def endpoints(self) -> PostgresEndpoints:
+        """Where producers are told of their deliveries."""
+        return PostgresEndpoints(self.engine, self.vault)
 
     def open(self, new: Sequence[NewDelivery]) -> list[Opened]:
         """See `delivery.ports.Ledger.open`.
@@ -57,9 +58,9 @@ class PostgresLedger:
         with (statement if single else transaction)(self.engine) as connection:
             return self._open(connection, entries)
 
-    def open_within(self, connection: Connection, new: NewDelivery) -> Opened:
-        """Open one delivery as a part of the caller's transaction; see `open`."""
-        return self._open(connection, [self._entry(new)])[0]
+    def open_within(self, connection: Connection, new: Sequence[NewDelivery]) -> list[Opened]:
+        """Open deliveries as a part of the caller's transaction; see `open`."""
+        return self._open(connection, [self._entry(each) for each in new])
 
     def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim`. A payload that cannot be opened is dead at once.
@@ -128,8 +129,8 @@ class PostgresLedger:
         with transaction(self.engine) as connection:
             return backlogs.take(connection, backlog, stale=stale, waits=waits)
 
-    def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
-        firsts, repeats = _split_repeats(entries)
+    def _open(self, connection: Connection, entries: Sequence[Entry]) -> list[Opened]:
+        firsts, repeats = split_repeats(entries)
         opened: dict[UUID, Opened] = {}
         pending = firsts
         while pending:
@@ -143,7 +144,7 @@ class PostgresLedger:
             opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
         return [opened[each.new.id] for each in entries]
 
-    def _entry(self, new: NewDelivery) -> _Entry:
+    def _entry(self, new: NewDelivery) -> Entry:
         content = _canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
         content_hash = self.vault.hash(content)
         if new.key is not None:
@@ -154,9 +155,12 @@ class PostgresLedger:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
-        return _Entry(new, self.vault.hash(new.command.recipient), keys)
+        url = new.command.options.callback_url
+        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
+        endpoint = self.endpoints.register(new.producer, url) if url else None
+        return Entry(new, self.vault.hash(new.command.recipient), endpoint, keys)
 
-    def _insert(self, connection: Connection, entries: Sequence[_Entry]) -> tuple[dict[UUID, Opened], list[_Entry]]:
+    def _insert(self, connection: Connection, entries: Sequence[Entry]) -> tuple[dict[UUID, Opened], list[Entry]]:
         """Open those that win their keys; return them, and those whose payload was sealed with a wrong data key."""
         data_keys = self.vault.data_keys(each.person for each in entries)
         rows = [_new_row(each, data_keys[each.person], self._order_key(each.new)) for each in entries]
@@ -171,7 +175,7 @@ class PostgresLedger:
         }
         return opened, [each for each in entries if not found[each.new.id].is_sealed]
 
-    def _standing(self, connection: Connection, entries: Sequence[_Entry]) -> dict[UUID, Opened]:
+    def _standing(self, connection: Connection, entries: Sequence[Entry]) -> dict[UUID, Opened]:
         """Return, for each delivery that lost a key, the earlier delivery that stands for it."""
         if not entries:
             return {}
@@ -216,7 +220,7 @@ class PostgresLedger:
 
     def _unseal(self, row: Row[Any]) -> Command:
         stored = self.stored(row)
-        return KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
+        return _STORED_KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
 
     def _bury(self, rows: Sequence[Row[Any]]) -> None:
         if not rows:
@@ -270,6 +274,7 @@ class _NewRow:
     bodies: bytes
     order_keys: str | None
     fallbacks: int
+    endpoints: UUID | None
     data_keys: bytes
     data_keys_are_new: bool
 
@@ -279,7 +284,7 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
+def _new_row(entry: Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
     new = entry.new
     options = new.command.options
     body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
@@ -298,12 +303,13 @@ def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow
         bodies=seal(data_key.key, _canonical(body).encode(), payload_place(new.id)),
         order_keys=order_key,
         fallbacks=int(options.fallback is not None),
+        endpoints=entry.endpoint,
         data_keys=data_key.wrapped,
         data_keys_are_new=data_key.is_new,
     )
 
 
-def _wanted_keys(entries: Sequence[_Entry]) -> dict[str, Any]:
+def _wanted_keys(entries: Sequence[Entry]) -> dict[str, Any]:
     wanted = [(key, value, each.new.id) for each in entries for key, value in each.keys.items()]
     return {
         "key_ids": [id_ for *_, id_ in wanted],
@@ -349,40 +355,21 @@ def _columns(rows: Sequence[_Ending] | Sequence[_NewRow]) -> dict[str, Any]:
     return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
 
 
-def _split_repeats(entries: Sequence[_Entry]) -> tuple[list[_Entry], dict[UUID, tuple[NewDelivery, bool]]]:
-    """Part the entries that share a key with an earlier one of the same batch: one statement cannot take a key twice.
-
-    Returns:
-        The first entries, and for each repeat the first it repeats and whether their bodies agree.
-    """
-    owner: dict[_Key, _Entry] = {}
-    firsts, repeats = [], {}
-    for each in entries:
-        shared = next((key for key in each.keys if key in owner), None)
-        if shared is None:
-            firsts.append(each)
-            owner |= dict.fromkeys(each.keys, each)
-        else:
-            first = owner[shared]
-            repeats[each.new.id] = (first.new, first.keys[shared][0] == each.keys[shared][0])
-    return firsts, repeats
-
-
 def _repeat_of(first: Opened, *, same_body: bool) -> Opened:
     return Opened(first.id, fresh=False, same_body=same_body, state=first.state, next_at=first.next_at)
 
 
-def _find_keys(connection: Connection, keys: Sequence[_Key]) -> dict[_Key, Row[Any]]:
+def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[Key, Row[Any]]:
     values = {"producers": [key[0] for key in keys], "keys": [key[1] for key in keys]}
     return {(row.producer, row.key): row for row in connection.execute(sql.FIND_KEYS, values)}
 
 
-def _standing(row: Row[Any], body_hash: bytes, key: _Key) -> Opened:
+def _standing(row: Row[Any], body_hash: bytes, key: Key) -> Opened:
     same = bytes(row.body_hash) == body_hash or not key[1].startswith("key:")
     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
 
 
-def _point_keys(connection: Connection, targets: Mapping[_Key, UUID]) -> None:
+def _point_keys(connection: Connection, targets: Mapping[Key, UUID]) -> None:
     if targets:
         values = {
             "producers": [key[0] for key in targets],

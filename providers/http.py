@@ -9,17 +9,14 @@ urllib3 2.8.0, 2026-11-22); `tests/integration/providers/test_http_faults.py` re
 """
 
 import http.client
-import io
 import json
-import math
-import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -29,17 +26,13 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError
 
 from config.policy import Timeouts, Verdict
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
+from providers.connections import HandshakeFailed, Pool, Reach, SecurePool, call_ends_at
 from providers.retry_after import parse_retry_after
 
-# Servers and gateways commonly close connections after 30 to 60 s without a word; a request that meets such a close
-# cannot be told from one that was carried out. (Source: advice in urllib3 and gateway manuals, read 2026-11-22.)
-_IDLE_S = 25.0
 _CHUNK = 16_384
 _HOSTS = 16
 _LONGEST_ID = 256
@@ -50,9 +43,6 @@ VERDICT_ERRORS: Mapping[Verdict, type[ProviderError]] = {
     "permanent": Permanent,
     "ambiguous": Ambiguous,
 }
-
-# When the call of this thread must be over, by the monotonic clock. The session offers no way to hand it down.
-_ends_at: ContextVar[float] = ContextVar("ends_at", default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -116,10 +106,20 @@ class HttpClient:
         pool_size: Connections kept per host: as many as threads call at once.
         ca_file: Trust these authorities instead of the public ones.
         user_agent: How we introduce ourselves.
+        reach: Resolves names in place of the operating system and raises `Unreachable`; the connection goes to an
+            address that it returned and to no other, while Host, SNI and certificate keep the name. For URLs that
+            others choose.
     """
 
-    def __init__(self, *, pool_size: int = 32, ca_file: Path | None = None, user_agent: str = "entrega") -> None:
-        adapter = _Adapter(_trust(ca_file), pool_size)
+    def __init__(
+        self,
+        *,
+        pool_size: int = 32,
+        ca_file: Path | None = None,
+        user_agent: str = "entrega",
+        reach: Reach | None = None,
+    ) -> None:
+        adapter = _Adapter(_trust(ca_file), pool_size, reach)
         self._session = _Session()
         self._session.trust_env = False  # else a .netrc entry for the host replaces our Authorization header
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # accounts share the session
@@ -163,11 +163,11 @@ class HttpClient:
         where = f"{method} {urlsplit(url).hostname}{route}"
         request = requests.Request(method, url, headers=headers, data=form or body, params=query)
         prepared = self._prepare(request, where)
-        ends_at = _ends_at.set(time.monotonic() + timeouts.total_s)
+        ends_at = call_ends_at.set(time.monotonic() + timeouts.total_s)
         try:
             return self._exchange(prepared, where, timeouts, max_bytes)
         finally:
-            _ends_at.reset(ends_at)
+            call_ends_at.reset(ends_at)
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -248,7 +248,7 @@ def _verdict(err: Exception, where: str) -> ProviderError:
         return Permanent(message, code="certificate")
     # All of them stand for a connection that was never ready, so no byte of the request left. A plain
     # `requests.ConnectionError` proves nothing: it also covers answers that were lost.
-    if _any(chain, ConnectTimeoutError, requests.ConnectTimeout, _HandshakeFailed):
+    if _any(chain, ConnectTimeoutError, requests.ConnectTimeout, HandshakeFailed):
         return Retryable(f"{where}: not sent ({found}); check that the host is up and reachable", code="not_sent")
     return Ambiguous(f"{where}: sent, and no complete answer came ({found}); look the request up", code="answer_lost")
 
@@ -277,80 +277,18 @@ class _Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
+    def __init__(self, context: ssl.SSLContext, pool_size: int, reach: Reach | None) -> None:
         self._context = context
+        self._reach = reach
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - the signature of requests
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        pools = {"http": Pool, "https": SecurePool}
+        self.poolmanager.pool_classes_by_scheme = {
+            scheme: partial(pool, reach=partial(self._reach, scheme)) if self._reach else pool
+            for scheme, pool in pools.items()
+        }
 
     def cert_verify(self, conn: object, url: str, verify: object, cert: object) -> None:
         """Leave trust to our context: requests would load its own authorities into it at every connection."""
-
-
-class _HandshakeFailed(SSLError):
-    """TLS never stood, so no byte of the request left; an `SSLError` alone may come after the request."""
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads a socket until a moment: a read time-out alone starts afresh with every byte that drips in."""
-
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, ends_at: float) -> None:
-        self._sock = sock
-        self._raw = raw
-        self._ends_at = ends_at
-        self._read_s = sock.gettimeout() or math.inf
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._ends_at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the total time of the call is used up")
-        if left < self._read_s:
-            self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
-        super().__init__(sock, debuglevel, method)
-        raw = self.fp.detach()
-        self.fp = io.BufferedReader(_TimedReader(sock, raw, _ends_at.get()))
-
-
-class _Connection(HTTPConnection):
-    """A connection that reads no longer than the call may last, and is not used again after long idleness."""
-
-    response_class = _TimedResponse
-    _used_at = -math.inf
-
-    @property
-    def is_connected(self) -> bool:
-        return time.monotonic() - self._used_at < _IDLE_S and super().is_connected
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
-        self._used_at = time.monotonic()
-        return super().getresponse()
-
-
-class _SecureConnection(_Connection, HTTPSConnection):
-    def connect(self) -> None:
-        try:
-            super().connect()
-        except OSError as err:  # name look-up, refusal and time-out of TCP speak through classes of their own
-            raise _HandshakeFailed(err) from err
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection

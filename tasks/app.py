@@ -14,8 +14,10 @@ from kombu.entity import Queue
 from config.policy import Spec, load_specs, tuned
 from config.settings import ConfigurationError, Settings, load_settings
 from config.timetable import TIMETABLE
+from delivery.callbacks import Callback
 from delivery.intake import Intake
 from delivery.lane import Lanes
+from ledger.callbacks import Callbacks
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
 from ledger.reading import Archive
@@ -100,8 +102,14 @@ class Entrega(Celery):
     @cached_property
     def intake(self) -> Intake:
         """The way in for commands."""
-        accounts = tuple(f"{name}:default" for name in self.specs)
-        return Intake(self.ledger, self.hints, self.specs, accounts)
+        accounts = tuple(f"{name}:default" for name in self.specs if name != Callback.service)
+        sandbox = self.settings.entrega_env == "sandbox"
+        return Intake(self.ledger, self.hints, self.specs, accounts, sandbox=sandbox)
+
+    @cached_property
+    def callbacks(self) -> Callbacks:
+        """The way out to producers."""
+        return Callbacks(self.ledger, self.specs[Callback.service].expires_after)
 
     @cached_property
     def engine(self) -> "Engine":

@@ -151,6 +151,7 @@ class CommandTask(Task):
     def _attempt(self, delivery_id: UUID) -> None:
         ended = self.app.engine.deliver([delivery_id])
         self._call_next(ended)
+        self._open_callbacks(ended)
         for each in ended:
             if (wait := _short_wait(each)) is not None:
                 raise ComeBack(each.outcome.code, wait)
@@ -163,6 +164,7 @@ class CommandTask(Task):
 
     def _settled_in_lane(self, ended: Sequence[Settlement]) -> None:
         self._call_next(ended)
+        self._open_callbacks(ended)
         again = [(each.claimed.order, wait) for each in ended if (wait := _short_wait(each)) is not None]
         self.app.hints.send(
             Hint(order.delivery_id, self.name, order.command.options.priority, wait) for order, wait in again
@@ -176,6 +178,12 @@ class CommandTask(Task):
             self.app.hints.send(next_in_order(self.app.database, keyed))
         if any(each.claimed.tries.get("lease_lost", 0) >= QUARANTINE_AFTER for each in ended):
             self.app.hints.send(next_suspect(self.app.database))
+
+    def _open_callbacks(self, ended: Sequence[Settlement]) -> None:
+        """Open the callbacks that these settlements noted, now; the sweep opens what is missed here."""
+        settled = [each for each in ended if not isinstance(each.outcome, Deferred)]
+        if any(each.claimed.order.command.options.callback_url for each in settled):
+            self.app.hints.send(self.app.callbacks.open_noted())
 
     def _id(self, value: object) -> UUID:
         try:

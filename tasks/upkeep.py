@@ -50,7 +50,7 @@ class UpkeepTask(Task):
 
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
-    """Free expired leases, end what is overdue, stop failing replays, and take up what is due."""
+    """Free expired leases, end what is overdue, stop failing replays, open callbacks, and take up what is due."""
     operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
     idempotent = [kind for kind, each in operations.items() if each.idempotent]
     retries = max(spec.rule("lease_lost").retries for spec in self.app.specs.values())
@@ -58,10 +58,11 @@ def sweep(self: UpkeepTask) -> None:
     for each in Replays(self.app.database).watch():  # before hints are sent: what is stopped goes no further
         _log.info("replay_ended", replay=str(each.id), reason=each.reason)
     started = _start_fallbacks(self.app)
+    told = self.app.hints.send(self.app.callbacks.open_noted(most=_BATCH))
     hinted = _take_up(self.app)
-    if swept.freed or swept.uncertain or swept.dead or swept.expired or started or hinted:
+    if swept.freed or swept.uncertain or swept.dead or swept.expired or started or told or hinted:
         counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
-        _log.info("swept", **counts, fallbacks=started, hinted=hinted)
+        _log.info("swept", **counts, fallbacks=started, callbacks=told, hinted=hinted)
 
 
 def _start_fallbacks(app: "Entrega") -> int:

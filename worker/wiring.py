@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from config.policy import Spec, Timeouts
 from config.settings import Settings
+from delivery.callbacks import Callback
 from delivery.engine import Engine
 from delivery.errors import Permanent
 from delivery.judging import lease
@@ -19,7 +20,9 @@ from delivery.ports import Provider
 from ledger.alerts import Alerts
 from ledger.calls import calls_lately
 from ledger.credentials import PostgresCredentials
+from ledger.endpoints import PostgresEndpoints
 from ledger.sealing import keyed_hash, seal, unseal
+from providers.callback import CallbackSender, PublicReach
 from providers.crm_rest import CrmRest
 from providers.grant_shelf import GrantShelf
 from providers.http import HttpClient
@@ -52,6 +55,8 @@ class _Parts:
     token_key: bytes
     stored: PostgresCredentials
     recorder: Recorder
+    endpoints: PostgresEndpoints
+    threads: int
 
 
 def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
@@ -63,14 +68,20 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
     redis = shared_memory(app.settings)
     stored = PostgresCredentials(app.database, app.ledger.vault)
-    http = HttpClient(pool_size=app.conf.worker_concurrency + LANE_THREADS)
-    parts = _Parts(app.settings, http, redis, token_key, stored, recorder)
-    providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
+    threads = app.conf.worker_concurrency + LANE_THREADS
+    http = HttpClient(pool_size=threads)
+    parts = _Parts(app.settings, http, redis, token_key, stored, recorder, app.ledger.endpoints, threads)
+    providers = {_account(name): _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
     # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
     gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
     alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates)
+
+
+def _account(service: str) -> str:
+    # The accounts of callbacks are hosts that producers name: one adapter serves them all.
+    return service if service == Callback.service else f"{service}:default"
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
@@ -96,7 +107,7 @@ def shared_memory(settings: Settings) -> Redis | None:
 
 
 def _provider(parts: _Parts, spec: Spec) -> Provider:
-    account = f"{spec.name}:default"
+    account = _account(spec.name)
     missing = parts.settings.configured_services()[spec.name]
     if missing:
         return Unconfigured(account, missing)
@@ -169,8 +180,15 @@ def _smtp(parts: _Parts, spec: Spec) -> Provider:
     )
 
 
+def _callback(parts: _Parts, spec: Spec) -> Provider:
+    # Not the session of the others: this one goes where producers say, and nowhere else than that is safe.
+    reach = PublicReach(sandbox=parts.settings.entrega_env == "sandbox")
+    return CallbackSender(spec=spec, endpoints=parts.endpoints, http=HttpClient(pool_size=parts.threads, reach=reach))
+
+
 _ADAPTERS: Mapping[str, Callable[[_Parts, Spec], Provider]] = {
     "crm_rest": _crm_rest,
     "whatsapp_cloud": _whatsapp_cloud,
     "smtp": _smtp,
+    "callback": _callback,
 }

@@ -16,7 +16,7 @@ from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
 from ledger.vault import Vault
 
-LEASES = {kind: timedelta(seconds=30) for kind in ("create_lead", "send_whatsapp", "send_email")}
+LEASES = {kind: timedelta(seconds=30) for kind in ("create_lead", "send_whatsapp", "send_email", "callback")}
 
 
 @pytest.fixture(scope="session")

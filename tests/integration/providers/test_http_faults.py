@@ -317,7 +317,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
     serve: Callable[..., FaultServer], client: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(keeping_alive)
-    monkeypatch.setattr("providers.http._IDLE_S", 0.0)
+    monkeypatch.setattr("providers.connections._IDLE_S", 0.0)
 
     post(client, server.port)
     post(client, server.port)

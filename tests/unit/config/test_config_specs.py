@@ -1,4 +1,4 @@
-"""What the three shipped integration forms promise."""
+"""What the four shipped integration forms promise."""
 
 from datetime import timedelta
 
@@ -24,13 +24,13 @@ def email() -> Spec:
     return SHIPPED["email"]
 
 
-def test_the_three_shipped_forms_load_without_a_problem() -> None:
+def test_the_four_shipped_forms_load_without_a_problem() -> None:
     adapters = {name: spec.adapter for name, spec in SHIPPED.items()}
 
-    assert adapters == {"crm": "crm_rest", "whatsapp": "whatsapp_cloud", "email": "smtp"}
+    assert adapters == {"crm": "crm_rest", "whatsapp": "whatsapp_cloud", "email": "smtp", "callback": "callback"}
 
 
-@pytest.mark.parametrize("name", ["crm", "whatsapp", "email"])
+@pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_every_form_has_a_rule_for_every_error_code(name: str) -> None:
     assert set(SHIPPED[name].errors) == set(ERROR_CODES)
 

@@ -76,7 +76,7 @@ def _refusal(file: Path) -> SpecError:
         ('  production: "${CRM_API_URL}"', "", "base_urls:", "no base URL for production"),
         ("client_secret: CRM_CLIENT_SECRET", "id: CRM_ID", "authentication:", "also needs client_secret"),
         ("  token_life_s: 7200", "", "authentication:", "also needs token_life"),
-        ("adapter: crm_rest", "adapter: crm_soap", "adapter:", "'crm_rest', 'whatsapp_cloud' or 'smtp'"),
+        ("adapter: crm_rest", "adapter: crm_soap", "adapter:", "'crm_rest', 'whatsapp_cloud', 'smtp' or 'callback'"),
         ("      items: items", "", "    look_up:", "a look-up by query needs path, query and items"),
         ("enum: [produto_a, produto_b,", "enum: [produto_a, produto_a,", "      interesse:", "an entry stands twice"),
         ("criticality: high", "criticality: huge", "criticality:", "overview.criticality: input should be 'critical'"),

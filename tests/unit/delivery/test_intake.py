@@ -173,6 +173,43 @@ def test_every_state_has_a_next_step(state, next_step):
     assert (answer.next_step, bool(answer.message)) == (next_step, True)
 
 
+RETURN = "https://loja.exemplo.com.br/retorno"
+
+
+def test_a_callback_url_is_kept_with_its_command():
+    book = Book()
+
+    submit(book, LEAD | {"options": {"callback_url": RETURN}})
+
+    assert book.opened[0].command.options.callback_url == RETURN
+
+
+@pytest.mark.parametrize("url", ["http://loja.exemplo.com.br/", "https://127.1/", "https://a:b@exemplo.com.br/", ""])
+def test_a_callback_url_that_may_not_be_called_is_refused_at_the_door(url):
+    book = Book()
+
+    with pytest.raises(InvalidCommand) as caught:
+        submit(book, LEAD | {"options": {"callback_url": url}})
+
+    assert [each.field for each in caught.value.issues] == ["options.callback_url"]
+    assert url not in str(caught.value) or not url
+    assert book.opened == []
+
+
+def test_the_callback_url_of_a_fallback_is_checked_as_well():
+    fallback = LETTER | {"options": {"callback_url": "https://localhost/"}}
+
+    with pytest.raises(InvalidCommand) as caught:
+        submit(Book(), LEAD | {"options": {"fallback": fallback}})
+
+    assert [each.field for each in caught.value.issues] == ["options.fallback.options.callback_url"]
+
+
+def test_no_door_accepts_a_callback_as_a_command():
+    with pytest.raises(InvalidCommand, match="kind"):
+        intake(Book(), None).submit("callback", {"endpoint": "x"}, producer="loja")
+
+
 LETTER = {"kind": "send_email", "to": "ana.teste@exemplo.com.br", "subject": "Oi", "text": "Olá"}
 
 

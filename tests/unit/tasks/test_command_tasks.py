@@ -35,13 +35,14 @@ class Door:
 class Machine:
     """An engine that ends every delivery in the same way."""
 
-    def __init__(self, outcome=None):
+    def __init__(self, outcome=None, callback_url=None):
         self.outcome = outcome
+        self.callback_url = callback_url
         self.asked = []
 
     def deliver(self, ids):
         self.asked += ids
-        options = SimpleNamespace(order_key=None)
+        options = SimpleNamespace(order_key=None, callback_url=self.callback_url)
         order = SimpleNamespace(account="crm:default", command=SimpleNamespace(options=options))
         claimed = SimpleNamespace(tries={}, order=order)
         return [SimpleNamespace(outcome=self.outcome, claimed=claimed)] if self.outcome else []
@@ -105,8 +106,8 @@ def run(*args, task_id="m1", **kwargs):
         create_lead.pop_request()
 
 
-def attempt(monkeypatch, outcome, lane=None):
-    machine = Machine(outcome)
+def attempt(monkeypatch, outcome, *, lane=None, callback_url=None):
+    machine = Machine(outcome, callback_url)
     monkeypatch.setitem(app.__dict__, "engine", machine)
     monkeypatch.setitem(app.__dict__, "lanes", lane or Lane())
     monkeypatch.setitem(app.__dict__, "hints", Voice())
@@ -193,6 +194,37 @@ def test_a_hint_is_attempted(monkeypatch):
     machine = attempt(monkeypatch, Succeeded(Receipt("LEAD-1")))
 
     assert [str(each) for each in machine.asked] == [ID]
+
+
+class Noted:
+    """Callbacks that wait to be opened; also stands where hints go out."""
+
+    def __init__(self):
+        self.sent = []
+
+    def open_noted(self):
+        return ["the callback"]
+
+    def send(self, hints):
+        self.sent += hints
+
+
+@pytest.mark.parametrize(
+    ("outcome", "url", "sent"),
+    [
+        (Succeeded(Receipt("LEAD-1")), "https://loja.exemplo.com.br/", ["the callback"]),
+        (Succeeded(Receipt("LEAD-1")), None, []),
+        (Deferred("unavailable", timedelta(hours=1), "503"), "https://loja.exemplo.com.br/", []),
+    ],
+)
+def test_what_a_producer_wants_to_hear_is_opened_right_after_the_settle(monkeypatch, outcome, url, sent):
+    noted = Noted()
+    monkeypatch.setitem(app.__dict__, "callbacks", noted)
+    monkeypatch.setitem(app.__dict__, "hints", noted)
+
+    attempt(monkeypatch, outcome, url)
+
+    assert noted.sent == sent
 
 
 def test_a_short_wait_comes_back_by_celery(monkeypatch):
@@ -314,7 +346,7 @@ def test_each_command_task_retries_by_itself_with_backoff_and_jitter(name):
 def test_what_waits_behind_a_delivery_is_carried_out_with_it(monkeypatch):
     lane = Lane()
 
-    attempt(monkeypatch, Succeeded(Receipt("1")), lane)
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane)
 
     assert lane.asked == [("crm:default", "create_lead")]
 
@@ -329,10 +361,10 @@ def test_what_waits_behind_a_delivery_is_carried_out_with_it(monkeypatch):
     ],
 )
 def test_what_a_lane_could_not_carry_out_comes_back_by_a_hint_of_its_own(monkeypatch, outcome, hinted):
-    options = SimpleNamespace(order_key=None, priority="normal")
+    options = SimpleNamespace(order_key=None, priority="normal", callback_url=None)
     order = SimpleNamespace(delivery_id=new_id(), command=SimpleNamespace(options=options))
     ended = SimpleNamespace(outcome=outcome, claimed=SimpleNamespace(tries={}, order=order))
 
-    attempt(monkeypatch, Succeeded(Receipt("1")), Lane(ended))
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane=Lane(ended))
 
     assert [each.wait for each in app.hints.sent] == hinted

@@ -1,0 +1,132 @@
+"""The sockets under `providers.http`: a total deadline for each call, and connections that go where they may.
+
+What requests and urllib3 do not offer: a read time-out that does not start afresh with every byte, no second use of a
+connection that rested for long, and a say in which addresses a name may stand for.
+"""
+
+import http.client
+import io
+import math
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
+
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NameResolutionError, SSLError
+
+# Servers and gateways commonly close connections after 30 to 60 s without a word; a request that meets such a close
+# cannot be told from one that was carried out. (Source: advice in urllib3 and gateway manuals, read 2026-11-22.)
+_IDLE_S = 25.0
+# Scheme, host and port to the addresses that may be connected to, in the order of preference.
+Reach = Callable[[str, str, int], Sequence[str]]
+
+
+class Unreachable(LocationValueError):
+    """A URL leads where this client must not go; nothing was sent."""
+
+
+# When the call of this thread must be over, by the monotonic clock. The session offers no way to hand it down.
+call_ends_at: ContextVar[float] = ContextVar("ends_at", default=math.inf)
+
+
+class HandshakeFailed(SSLError):
+    """TLS never stood, so no byte of the request left; an `SSLError` alone may come after the request."""
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket until a moment: a read time-out alone starts afresh with every byte that drips in."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, ends_at: float) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._ends_at = ends_at
+        self._read_s = sock.gettimeout() or math.inf
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the total time of the call is used up")
+        if left < self._read_s:
+            self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
+        super().__init__(sock, debuglevel, method)
+        raw = self.fp.detach()
+        self.fp = io.BufferedReader(_TimedReader(sock, raw, call_ends_at.get()))
+
+
+class _Connection(HTTPConnection):
+    """A connection that reads no longer than the call may last, and is not used again after long idleness."""
+
+    response_class = _TimedResponse
+    _used_at = -math.inf
+
+    def __init__(self, *args: Any, reach: Callable[[str, int], Sequence[str]] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reach = reach
+
+    def _new_conn(self) -> socket.socket:
+        if self._reach is None:
+            return super()._new_conn()
+        try:
+            addresses = self._reach(self.host, self.port or self.default_port)
+        except OSError as err:
+            raise NameResolutionError(self.host, self, err) from err  # type: ignore[arg-type]  # as gaierror is
+        return self._connected(addresses)
+
+    def _connected(self, addresses: Sequence[str]) -> socket.socket:
+        *others, last = addresses
+        for address in others:
+            with suppress(ConnectTimeoutError):
+                return self._connected_to(address)
+        return self._connected_to(last)
+
+    def _connected_to(self, address: str) -> socket.socket:
+        name = self._dns_host
+        self._dns_host = address  # urllib3 uses it for the name look-up and for nothing else
+        try:
+            return super()._new_conn()
+        finally:
+            self._dns_host = name
+
+    @property
+    def is_connected(self) -> bool:
+        return time.monotonic() - self._used_at < _IDLE_S and super().is_connected
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3 does the same
+        self._used_at = time.monotonic()
+        return super().getresponse()
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except OSError as err:  # name look-up, refusal and time-out of TCP speak through classes of their own
+            raise HandshakeFailed(err) from err
+
+
+class Pool(HTTPConnectionPool):
+    """Connections over plain TCP to one host."""
+
+    ConnectionCls = _Connection
+
+
+class SecurePool(HTTPSConnectionPool):
+    """Connections over TLS to one host."""
+
+    ConnectionCls = _SecureConnection
