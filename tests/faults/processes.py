@@ -8,7 +8,8 @@ kernel takes all its parts with it, so its death is the death of every part at o
 import random
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def kill_everything(ground: Ground, _: random.Random) -> str:
     for name in ("postgres", "valkey"):
         ground.revive(name)
     return f"{len(parts)} parts"
+
+
+@contextmanager
+def stood_still(ground: Ground) -> Iterator[None]:
+    """Stop both workers for the while of a block."""
+    stopped = [ground.process(_awake(ground, name)) for name in WORKERS]
+    for each in stopped:
+        each.suspend()
+    try:
+        yield
+    finally:
+        for each in stopped:
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
 
 
 def _suspend(ground: Ground, name: str, seconds: float) -> str:

@@ -12,8 +12,8 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +30,7 @@ from tests.faults.load import Load
 from tests.faults.naive import run_control
 from tests.faults.pace import paces
 from tests.faults.plan import Plan, Step, make_plan
+from tests.faults.processes import stood_still
 from tests.faults.recovery import Struck, is_recovered, untouched, works_now
 from tests.faults.report import Course, SeedReport, keep, print_all, print_start, weigh
 from tests.faults.secrecy import flower_pages
@@ -114,25 +115,27 @@ class _Course:
         self.found.system.start_flower()  # also where the time was over before
 
     def _strike(self, step: Step) -> None:
-        waiting = self._calm(step.at) if step.kind in WIPES else ()
-        dead, armed = len(self.found.dead), len(self.found.armed)
-        at = datetime.now(UTC)
-        target = KINDS[step.kind](self.found, random.Random(step.seed))
+        with self._backlog(step.at) if step.kind in WIPES else nullcontext(()) as waiting:
+            dead, armed = len(self.found.dead), len(self.found.armed)
+            at = datetime.now(UTC)
+            target = KINDS[step.kind](self.found, random.Random(step.seed))
         note = self.found.armed[armed] if len(self.found.armed) > armed else None
         handed_over, died = self.load.handed_over, tuple(self.found.dead[dead:])
         self.struck.append(Struck(step.kind, at, handed_over, target, died, note, waiting))
         if waiting:
             _until(self.found, lambda: is_recovered(self.found, self.struck[-1]))
 
-    def _calm(self, at: int) -> tuple[UUID, ...]:
-        """Let earlier faults end, then let fresh work come in: the recovery from a wipe is measured by itself."""
+    @contextmanager
+    def _backlog(self, at: int) -> Iterator[tuple[UUID, ...]]:
+        """Let earlier faults end, then let fresh work wait for workers that stand still: what a wipe can take away."""
         load, found = self.load, self.found
         load.gate = at
         _until(found, lambda: not found.is_hurt and (load.open < _FEW_OPEN or works_now(found, _now(-1.0))))
         _until(found, lambda: load.open < _FEW_OPEN)
-        load.gate = at + 2 * _ENOUGH_OPEN
-        _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=1.5)
-        return untouched(found)
+        with stood_still(found):
+            load.gate = at + 2 * _ENOUGH_OPEN
+            _until(found, lambda: load.open > _ENOUGH_OPEN, seconds=2.5)
+            yield untouched(found)
 
 
 def _until(found: Ground, condition: Callable[[], bool], seconds: float = _CALM_S) -> None:
