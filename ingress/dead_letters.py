@@ -11,7 +11,6 @@ from uuid import UUID
 
 import typer
 
-from ingress.editing import edited_body, masked_payload
 from ingress.shell import (
     REFUSED,
     WRONG_USE,
@@ -107,6 +106,7 @@ def show_dead(
 
     Example: entrega dead-letters show 0193e0a0-0000-7000-8000-000000000000
     """
+    from ingress.editing import masked_payload
     from ingress.printing import show_delivery, show_history, show_payload
 
     app = opened_app()
@@ -200,6 +200,7 @@ def edit_dead(
 
     Example: entrega dead-letters edit 0193e0a0-0000-7000-8000-000000000000 interesse=produto_a --reason "wrong product"
     """
+    from ingress.editing import edited_body, masked_payload
     from ingress.printing import say, show_payload
     from ledger.letters import LetterMoved
 
