@@ -15,6 +15,7 @@ from ingress.accounts import accounts
 from ingress.breakers import breakers
 from ingress.dead_letters import dead_letters
 from ingress.erasing import erase
+from ingress.forms import forms
 from ingress.keys import keys
 from ingress.limits import limits
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
@@ -41,6 +42,7 @@ cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
 cli.add_typer(keys, name="keys")
 cli.add_typer(accounts, name="accounts")
+cli.add_typer(forms, name="spec")
 cli.command("limits")(limits)
 cli.command("erase")(erase)
 

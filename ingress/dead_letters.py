@@ -154,6 +154,7 @@ def replay_dead(
     itself at its pace, and stops by itself when too many die again. What may have arrived is looked up first.
 
     Example: entrega dead-letters replay 0193e0a0-0000-7000-8000-000000000000 --reason "field corrected in the CRM"
+
     Example: entrega dead-letters replay --account crm:default --code forbidden --pace 10/s --reason "rights restored"
     """
     from ledger.letters import LetterFilter
