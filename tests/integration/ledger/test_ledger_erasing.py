@@ -1,5 +1,6 @@
 """An erased person is gone, and the books stay balanced."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 
 import pytest
@@ -122,3 +123,15 @@ def test_an_erased_delivery_starts_no_fallback(ledger, eraser, sql):
     eraser.erase([ANA], reason="asked for")
 
     assert sql("SELECT fallback FROM deliveries") == [(0,)]
+
+
+def test_a_command_that_is_just_being_accepted_is_erased_as_well(ledger, eraser, database):
+    delivery = new(lead(1))
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as connection:
+            ledger.open_within(connection, delivery)
+            erasing = pool.submit(eraser.erase, [ANA], reason="asked for")
+            waits = not wait([erasing], timeout=0.5).done
+        done = erasing.result(timeout=10)
+
+    assert (waits, done.canceled) == (True, (delivery.id,))

@@ -1,5 +1,6 @@
 """The client is a distribution of its own: it builds, it is typed, and it works where our code is not."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,14 +12,7 @@ HOME = Path(__file__).parents[3] / "client"
 def test_the_wheel_stands_alone(tmp_path):
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     # A copy, because setuptools leaves its traces beside the source.
-    for each in (
-        "pyproject.toml",
-        "README.md",
-        *(f"entrega_client/{f.name}" for f in (HOME / "entrega_client").iterdir() if f.is_file()),
-    ):
-        target = tmp_path / "source" / each
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((HOME / each).read_bytes())
+    shutil.copytree(HOME, tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
     subprocess.run([*pip, "-w", str(tmp_path), str(tmp_path / "source")], check=True)
     (wheel,) = tmp_path.glob("entrega_client-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
