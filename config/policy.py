@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
+from config.form_text import written_name
 from config.marked_yaml import MarkedYaml, Problem, as_mapping, read_marked
 from config.spec import Spec
 from config.spec_operations import ErrorRule, FieldRule, LookUp, Operation, StatusRule, Timeouts, Wait
@@ -205,9 +205,4 @@ def _field_names() -> list[str]:
         Fallback,
         Cache,
     )
-    return sorted({_written_name(name, field) for model in models for name, field in model.model_fields.items()})
-
-
-def _written_name(name: str, field: FieldInfo) -> str:
-    alias = field.validation_alias
-    return alias if isinstance(alias, str) else name
+    return sorted({written_name(name, field) for model in models for name, field in model.model_fields.items()})

@@ -267,6 +267,16 @@ class SendEmail(Command):
 KINDS: Mapping[str, type[Command]] = {each.kind: each for each in (CreateLead, SendWhatsApp, SendEmail)}
 
 
+def recipient_of(text: str) -> str:
+    """Return what a typed address stands for in the ledger: an e-mail address, a phone number or a WhatsApp id.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    typed = text.strip()
+    return _email_address(typed).lower() if "@" in typed else _whatsapp_recipient(typed)
+
+
 def parse_command(
     kind: str,
     body: Mapping[str, Any],

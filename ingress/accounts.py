@@ -6,8 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ingress.shell import REFUSED, WRONG_USE, Json, Reason, fail, opened_app
 
@@ -99,6 +97,9 @@ def _open_again(app: "Entrega", account: str, actor: str) -> int | None:
 
 
 def _show(found: "list[tuple[str, Account | None]]") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
     from ingress.printing import console
 
     table = Table("account", "state", "since", "why", "last probe", box=None, header_style="dim")

@@ -5,8 +5,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ingress.shell import REFUSED, Json, Reason, fail, opened_app
 
@@ -80,6 +78,9 @@ def _gate(app: "Entrega") -> "BreakerGate":
 
 
 def _show(found: "list[Status]", *, as_json: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
     from ingress.printing import console, say
 
     if as_json:

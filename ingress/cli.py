@@ -15,6 +15,8 @@ from ingress.accounts import accounts
 from ingress.breakers import breakers
 from ingress.callbacks import callbacks
 from ingress.dead_letters import dead_letters
+from ingress.erasing import erase
+from ingress.forms import forms
 from ingress.keys import keys
 from ingress.limits import limits
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
@@ -30,16 +32,21 @@ if TYPE_CHECKING:
 cli = typer.Typer(
     name="entrega",
     help="Hands leads, WhatsApp messages and e-mails to outside APIs: once in effect, never lost.",
+    epilog="Exit codes: 0 done; 1 what was asked about is not well; 2 wrong use or wrong settings;"
+    " 3 the ledger is away; 4 refused.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # rich's Markdown would take longer to load than all the rest of `--help`
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
 cli.add_typer(keys, name="keys")
 cli.add_typer(callbacks, name="callbacks")
 cli.add_typer(accounts, name="accounts")
+cli.add_typer(forms, name="spec")
 cli.command("limits")(limits)
+cli.command("erase")(erase)
 
 
 @cli.command()
@@ -241,23 +248,35 @@ def verify(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; a fault becomes one sentence and an exit code, never a traceback."""
+    try:
+        cli()
+    except Exception as err:
+        told = _told(err)
+        if told is None:
+            raise
+        _fail(*told)
+
+
+def _told(err: Exception) -> tuple[str, int] | None:
+    """Return the sentence and the exit code for an expected fault, or None."""
+    # Only now: whoever asks for help does not wait for pydantic and the sandbox.
     from config.policy import SpecError
     from config.settings import ConfigurationError
     from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
     from sandbox.doors import SandboxError
 
-    try:
-        cli()
-    except (ConfigurationError, SpecError) as err:
-        _fail(str(err), WRONG_USE)
-    except LedgerUnavailable as err:
-        _fail(f"The ledger is away: {err}", AWAY)
-    except InvalidCommand as err:
-        _fail(json.dumps(err.as_answer(), ensure_ascii=False) if "--json" in sys.argv else _issues(err), REFUSED)
-    except KeyReused as err:
-        _fail(str(err), REFUSED)
-    except SandboxError as err:
-        _fail(str(err), NOT_WELL)
+    match err:
+        case ConfigurationError() | SpecError():
+            return str(err), WRONG_USE
+        case LedgerUnavailable():
+            return f"The ledger is away: {err}", AWAY
+        case InvalidCommand():
+            return json.dumps(err.as_answer(), ensure_ascii=False) if "--json" in sys.argv else _issues(err), REFUSED
+        case KeyReused():
+            return str(err), REFUSED
+        case SandboxError():
+            return str(err), NOT_WELL
+    return None
 
 
 def _issues(err: Any) -> str:

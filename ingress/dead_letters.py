@@ -11,7 +11,6 @@ from uuid import UUID
 
 import typer
 
-from ingress.editing import edited_body, masked_payload
 from ingress.shell import (
     REFUSED,
     WRONG_USE,
@@ -107,6 +106,7 @@ def show_dead(
 
     Example: entrega dead-letters show 0193e0a0-0000-7000-8000-000000000000
     """
+    from ingress.editing import masked_payload
     from ingress.printing import show_delivery, show_history, show_payload
 
     app = opened_app()
@@ -154,6 +154,7 @@ def replay_dead(
     itself at its pace, and stops by itself when too many die again. What may have arrived is looked up first.
 
     Example: entrega dead-letters replay 0193e0a0-0000-7000-8000-000000000000 --reason "field corrected in the CRM"
+
     Example: entrega dead-letters replay --account crm:default --code forbidden --pace 10/s --reason "rights restored"
     """
     from ledger.letters import LetterFilter
@@ -200,6 +201,7 @@ def edit_dead(
 
     Example: entrega dead-letters edit 0193e0a0-0000-7000-8000-000000000000 interesse=produto_a --reason "wrong product"
     """
+    from ingress.editing import edited_body, masked_payload
     from ingress.printing import say, show_payload
     from ledger.letters import LetterMoved
 

@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ingress.shell import WRONG_USE, Json, fail, opened_app
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from delivery.limiter import LimitStatus
 
 Account = Annotated[str | None, typer.Argument(help="E.g. crm:default; every account when left out.")]
@@ -42,6 +42,8 @@ def _seconds(value: object) -> float | str:
 
 
 def _show(found: "list[LimitStatus]") -> None:
+    from rich.table import Table
+
     from ingress.printing import console, say
 
     titles = ("account", "window", "used", "rate now", "next free slot", "in flight", "waiting", "each recipient")
@@ -59,7 +61,9 @@ def _show(found: "list[LimitStatus]") -> None:
         say("Redis is away: each worker keeps to a share of its own, and this is one worker's share, not what is used.")
 
 
-def _rate(status: "LimitStatus") -> Text:
+def _rate(status: "LimitStatus") -> "Text":
+    from rich.text import Text
+
     slowed = status.share < 1
     share = f"{status.share:.0%}" + (f", {status.rate:.3g}/s" if status.rate is not None else "")
     return Text(share, style="yellow" if slowed else "green")

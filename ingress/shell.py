@@ -30,7 +30,7 @@ Most = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At mo
 def opened_app() -> "Entrega":
     """Return the application, with quiet logs: the command line speaks for itself."""
     from tasks import app
-    from worker.logs import configure_logging
+    from tasks.logs import configure_logging
 
     configure_logging(app.settings.entrega_log, "WARNING")
     return app

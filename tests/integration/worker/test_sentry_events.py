@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from delivery.alerts import Alert
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, Retryable
-from worker.logs import configure_logging
+from tasks.logs import configure_logging
 from worker.sentry import report_alert, report_error, scrub, start_sentry
 
 ADDRESS = "ana.teste@exemplo.com.br"

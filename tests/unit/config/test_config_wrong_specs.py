@@ -66,8 +66,8 @@ def _refusal(file: Path) -> SpecError:
             "longest_s must be at least first_s",
         ),
         (
-            "limits:\n  on_excess:",
-            "limits:\n  per_second: 5000\n  on_excess:",
+            "limits:\n  most_due:",
+            "limits:\n  per_second: 5000\n  most_due:",
             "worker_ceiling",
             "at least 10 times the limit of 5000/s",
         ),

@@ -10,7 +10,7 @@ import warnings
 import pytest
 import structlog
 
-from worker.logs import configure_logging
+from tasks.logs import configure_logging
 
 ADDRESS = "ana.teste@exemplo.com.br"
 PHONE = "+5511999990001"

@@ -1,0 +1,137 @@
+"""An erased person is gone, and the books stay balanced."""
+
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
+
+import pytest
+
+from delivery.outcomes import Deferred, Receipt, Succeeded
+from delivery.ports import Settlement
+from ledger.erasing import Erased, Eraser
+from ledger.sealing import MasterKeys
+from ledger.store import PostgresLedger
+from ledger.vault import Vault
+from tests.integration.conftest import claim, lead, new
+
+ANA = "ana.teste1@exemplo.com.br"
+
+
+@pytest.fixture
+def eraser(ledger):
+    return Eraser(ledger.vault, "ana")
+
+
+def opened(ledger):
+    delivery = new(lead(1))
+    ledger.open([delivery])
+    return delivery.id
+
+
+def test_what_waits_is_canceled_and_nothing_of_the_person_stays(ledger, archive, eraser, sql):
+    id_ = opened(ledger)
+
+    done = eraser.erase([ANA], reason="asked for")
+
+    found = archive.find(id_)
+    assert done == Erased(1, (id_,), 0, 0)
+    assert (found.state, found.code, found.recipient) == ("canceled", "erased", "erased")
+    assert sql("SELECT (SELECT count(*) FROM payloads), (SELECT count(*) FROM people)") == [(0, 0)]
+    assert sql("SELECT length(person) FROM deliveries") == [(0,)]
+    assert archive.verify().faults == {}
+
+
+def test_what_ended_keeps_its_end_and_loses_the_providers_id(ledger, archive, eraser):
+    id_ = opened(ledger)
+    (claimed,) = claim(ledger, id_)
+    ledger.settle([Settlement(claimed, Succeeded(Receipt("wamid.invented")))])
+
+    eraser.erase([ANA], reason="asked for")
+
+    found = archive.find(id_)
+    assert (found.state, found.code, found.receipt) == ("succeeded", "ok", "erased")
+    assert archive.verify().faults == {}
+
+
+def test_what_may_have_been_carried_out_is_dead_and_not_canceled(ledger, archive, eraser, sql):
+    id_ = opened(ledger)
+    sql("UPDATE deliveries SET state = 'uncertain', uncertain_since = now()")
+
+    done = eraser.erase([ANA], reason="asked for")
+
+    assert (archive.find(id_).state, done.dead, done.canceled) == ("dead", 1, ())
+
+
+def test_what_is_being_sent_is_told_and_found_again(ledger, archive, eraser):
+    id_ = opened(ledger)
+    (claimed,) = claim(ledger, id_)
+
+    first = eraser.erase([ANA], reason="asked for")
+    ledger.settle([Settlement(claimed, Succeeded(Receipt("LEAD-1")))])
+    second = eraser.erase([ANA], reason="asked for")
+
+    assert (first.deliveries, first.under_way) == (0, 1)
+    assert (second.deliveries, second.under_way, archive.find(id_).recipient) == (1, 0, "erased")
+    assert archive.verify().faults == {}
+
+
+def test_a_retry_of_what_was_being_sent_sends_nothing(ledger, archive, eraser):
+    id_ = opened(ledger)
+    (claimed,) = claim(ledger, id_)
+    eraser.erase([ANA], reason="asked for")
+    outcome = Deferred(code="unavailable", reason="busy", wait=timedelta())
+    ledger.settle([Settlement(claimed, outcome)])
+
+    assert claim(ledger, id_) == []
+    assert (archive.find(id_).state, archive.find(id_).code) == ("dead", "unreadable")
+
+
+def test_nobody_else_is_touched(ledger, archive, eraser):
+    mine = new(lead(2))
+    ledger.open([mine])
+
+    assert eraser.erase([ANA], reason="asked for").deliveries == 0
+    assert [each.order.delivery_id for each in claim(ledger, mine.id)] == [mine.id]
+
+
+def test_an_erased_person_is_not_brought_back_by_a_key_that_a_process_remembers(ledger, database, eraser, sql):
+    elsewhere = PostgresLedger(database, Vault(database, MasterKeys([bytes(32)])))
+    elsewhere.open([new(lead(1, key="first"))])  # this process remembers the person's data key now
+    (remembered,) = [bytes(key) for (key,) in sql("SELECT data_key FROM people")]
+    eraser.erase([ANA], reason="asked for")
+
+    again = new(lead(1, key="second"))
+    elsewhere.open([again])
+
+    assert [bytes(key) for (key,) in sql("SELECT data_key FROM people")] != [remembered]
+    assert [each.order.delivery_id for each in claim(ledger, again.id)] == [again.id]
+
+
+def test_the_act_is_on_record_without_the_person(ledger, eraser, sql):
+    id_ = opened(ledger)
+
+    eraser.erase([ANA], reason="asked for")
+
+    written = sql("SELECT actor, action, delivery_id, reason FROM audit WHERE action LIKE 'erased%' ORDER BY action")
+    assert written == [("ana", "erased", id_, "asked for"), ("ana", "erased a person", None, "asked for")]
+    assert sql("SELECT count(*) FROM audit WHERE audit::text LIKE '%exemplo%'") == [(0,)]
+
+
+def test_an_erased_delivery_starts_no_fallback(ledger, eraser, sql):
+    second = {"kind": "send_email", "to": ANA, "subject": "Teste", "text": "Olá"}
+    ledger.open([new(lead(1, fallback=second))])
+
+    eraser.erase([ANA], reason="asked for")
+
+    assert sql("SELECT fallback FROM deliveries") == [(0,)]
+
+
+def test_a_command_that_is_just_being_accepted_is_erased_as_well(ledger, eraser, database):
+    delivery = new(lead(1))
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as connection:
+            ledger.open_within(connection, delivery)
+            erasing = pool.submit(eraser.erase, [ANA], reason="asked for")
+            waits = not wait([erasing], timeout=0.5).done
+        done = erasing.result(timeout=10)
+
+    assert (waits, done.canceled) == (True, (delivery.id,))

@@ -1,0 +1,34 @@
+"""Asking for help stays cheap: what a command needs is imported when the command runs."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "celery",
+    "kombu",
+    "pydantic",
+    "sqlalchemy",
+    "redis",
+    "requests",
+    "fastapi",
+    "sentry_sdk",
+    "alembic",
+    "rich.table",
+}
+
+
+def loaded(code):
+    program = f"{code}; import sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_command_line_loads_nothing_heavy_before_a_command_runs():
+    assert loaded("import ingress.cli") & HEAVY == set()
+
+
+@pytest.mark.parametrize("part", ["worker", "providers", "sentry_sdk", "alembic", "prometheus_client"])
+def test_the_way_to_the_ledger_loads_no_worker(part):
+    assert part not in loaded("import tasks.logs, ingress.printing; from tasks import app")
