@@ -1,23 +1,17 @@
 """The MCP door, met by the SDK's own client: over HTTP against a real server, over pipes against a real process."""
 
-import asyncio
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
+from threading import Timer
 from uuid import UUID, uuid4
 
-import httpx2
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from ledger.api_keys import ApiKeys
 from tests.integration.conftest import claim
+from tests.integration.ingress.mcp_agents import entrega_mcp, over_http, over_stdio
 
-ROOT = Path(__file__).parents[3]
 TOOLS = ["create_lead", "send_whatsapp", "send_email", "check_delivery", "cancel_delivery", "simulate"]
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
 CALLS = [
@@ -28,88 +22,22 @@ CALLS = [
 LATER = {"send_at": "2027-01-05T12:00:00Z"}
 
 
-class Agent:
-    """A client whose session lasts as long as the work it is given."""
-
-    def __init__(self, connect):
-        self._connect = connect
-
-    def work(self, do):
-        async def run():
-            async with self._connect() as client:
-                return await do(client)
-
-        return asyncio.run(asyncio.wait_for(run(), 60))
-
-    def call(self, tool, arguments=None):
-        return self.work(lambda client: client.call_tool(tool, arguments))
-
-    def does(self, tool, arguments=None):
-        """Call a tool that must work, and return its answer."""
-        result = self.call(tool, arguments)
-        assert not result.is_error, result.content
-        return result.structured_content
-
-    def refused(self, tool, arguments=None):
-        """Call a tool that must be refused, and return why."""
-        result = self.call(tool, arguments)
-        assert result.is_error
-        return result.structured_content
-
-
-class Connection:
-    """An HTTP client of the SDK with its key; a class because the SDK's client does not close what it was given."""
-
-    def __init__(self, url, headers, mode):
-        self._http = httpx2.AsyncClient(headers=headers, trust_env=False)
-        self._client = Client(streamable_http_client(f"{url}/mcp", http_client=self._http), mode=mode)
-
-    async def __aenter__(self):
-        await self._http.__aenter__()
-        return await self._client.__aenter__()
-
-    async def __aexit__(self, *why):
-        await self._client.__aexit__(*why)
-        await self._http.__aexit__(*why)
-
-
-def over_http(door, mode="auto", **headers):
-    told = {"Authorization": f"Bearer {door.key}"} | headers
-    return Agent(lambda: Connection(door.url, told, mode))
-
-
 @pytest.fixture
 def program(tmp_path, database, postgres_url, redis_url):
     """Return how `entrega mcp` is started, as the client of an agent does."""
-
-    def start(key=None, *options):
-        variables = {
-            "DATABASE_URL": postgres_url,
-            "REDIS_URL": redis_url,
-            "ENTREGA_DATA": str(tmp_path),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-            **({"ENTREGA_API_KEY": key} if key else {}),
-        }
-        arguments = ["-c", "from ingress.cli import main; main()", "mcp", *options]
-        return StdioServerParameters(command=sys.executable, args=arguments, env=variables)
-
-    return start
-
-
-@pytest.fixture
-def over_stdio(program):
-    return lambda *how: Agent(lambda: Client(program(*how)))
+    variables = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, "ENTREGA_DATA": str(tmp_path)}
+    return lambda *options, **more: entrega_mcp(*options, **variables, **more)
 
 
 @pytest.fixture(params=["auto", "legacy"])
 def agent(door, request):
     """An agent over HTTP, by the newest protocol and by the handshake of the older ones."""
-    return over_http(door, request.param)
+    return over_http(door.url, door.key, request.param)
 
 
 @pytest.fixture
 def shop(door):
-    return over_http(door.with_key("loja", "submit", "read"))
+    return over_http(door.url, door.with_key("loja", "submit", "read").key)
 
 
 def test_six_tools_are_offered_and_explained(agent):
@@ -200,7 +128,7 @@ def test_an_id_that_nobody_has_is_not_found(shop, nothing):
 
 
 def test_another_producers_delivery_is_not_found(door, shop, archive):
-    other = over_http(door.with_key("vizinha", "submit", "read"))
+    other = over_http(door.url, door.with_key("vizinha", "submit", "read").key)
     mine = shop.does("create_lead", LEAD | {"options": LATER})["id"]
 
     seen = other.refused("check_delivery", {"id": mine})
@@ -261,7 +189,7 @@ def test_a_simulation_writes_nothing_and_knows_a_repeat(shop, archive):
     ],
 )
 def test_a_key_without_the_tools_scope_is_refused(door, archive, scopes, tool, arguments, missing):
-    agent = over_http(door.with_key("loja", *scopes))
+    agent = over_http(door.url, door.with_key("loja", *scopes).key)
 
     refused = agent.refused(tool, arguments)
 
@@ -271,7 +199,7 @@ def test_a_key_without_the_tools_scope_is_refused(door, archive, scopes, tool, a
 
 
 def test_sentences_are_english_when_asked_for(door):
-    agent = over_http(door, **{"Accept-Language": "en"})
+    agent = over_http(door.url, door.key, **{"Accept-Language": "en"})
 
     receipt = agent.does("create_lead", LEAD)
 
@@ -287,7 +215,8 @@ def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(shop):
 
 
 def test_nothing_is_promised_while_the_ledger_is_away(doors, stranger, archive):
-    agent = over_http(doors(book=stranger))
+    door = doors(book=stranger)
+    agent = over_http(door.url, door.key)
 
     refused = agent.refused("create_lead", LEAD)
 
@@ -355,7 +284,7 @@ def test_bad_json_is_refused_and_nothing_is_written(door, archive, body, status,
     assert archive.search() == []
 
 
-def test_an_agent_on_this_machine_works_over_pipes_with_its_producers_key(over_stdio, database, archive):
+def test_an_agent_on_this_machine_works_over_pipes_with_its_producers_key(program, database, archive):
     _, key = ApiKeys(database).create("loja", ["submit", "read"], actor="ana")
 
     async def work(client):
@@ -364,7 +293,7 @@ def test_an_agent_on_this_machine_works_over_pipes_with_its_producers_key(over_s
         again = (await client.call_tool("create_lead", LEAD)).structured_content
         return [each.name for each in tools], lead, again
 
-    tools, lead, again = over_stdio(key, "--en").work(work)
+    tools, lead, again = over_stdio(program("--en", ENTREGA_API_KEY=key)).work(work)
 
     assert tools == TOOLS
     assert lead["message"] == "Your data has been registered and will be processed soon"
@@ -372,21 +301,36 @@ def test_an_agent_on_this_machine_works_over_pipes_with_its_producers_key(over_s
     assert [each.producer for each in archive.search()] == ["loja"]
 
 
-def test_the_sandboxs_admin_key_serves_where_none_is_set(over_stdio, archive):
-    receipt = over_stdio().does("create_lead", LEAD)
+def test_the_sandboxs_admin_key_serves_where_none_is_set(program, archive):
+    receipt = over_stdio(program()).does("create_lead", LEAD)
 
     assert archive.find(UUID(receipt["id"])).producer == "bootstrap"
 
 
-def test_over_pipes_too_a_value_that_is_no_json_is_refused(over_stdio, archive):
-    refused = over_stdio().refused("create_lead", LEAD | {"nome": float("nan")})
+@pytest.mark.parametrize("value", ["NaN", "[" * 40 + "]" * 40], ids=["nan", "deep"])
+def test_over_pipes_too_a_value_that_is_no_json_is_refused(program, archive, value):
+    how = program()
+    about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    hello = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about})
+    ready = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})
+    call = json.dumps(CALL).replace('"Ana Teste"', value)
 
-    assert refused["next_step"] == "fix_fields"
+    with subprocess.Popen([how.command, *how.args], env=how.env, stdin=-1, stdout=-1, text=True) as server:
+        patience = Timer(60, server.kill)
+        patience.start()
+        server.stdin.write(f"{hello}\n{ready}\n{call}\n")
+        server.stdin.flush()
+        server.stdout.readline()
+        answer = server.stdout.readline()
+        patience.cancel()
+        server.stdin.close()
+
+    assert "invalid_json" in answer
     assert archive.search() == []
 
 
 def test_a_key_that_is_not_good_ends_the_program(program):
-    how = program("entrega_abc")
+    how = program(ENTREGA_API_KEY="entrega_abc")
 
     done = subprocess.run(
         [how.command, *how.args], env=how.env, capture_output=True, text=True, timeout=60, check=False
