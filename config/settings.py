@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     entrega_host: Text = "127.0.0.1"
     entrega_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     entrega_bootstrap_key: SecretStr | None = None
+    entrega_api_key: SecretStr | None = None
     entrega_integrations: Path | None = None
     entrega_failpoints: bool = False
     entrega_master_keys: SecretStr | None = None
@@ -156,7 +157,7 @@ class Settings(BaseSettings):
     smtp_password: SecretStr | None = None
     from_email: Annotated[str, StringConstraints(pattern=r"^[^@\s<>,]+@[^@\s<>,]+$")] | None = None
 
-    @field_validator("entrega_bootstrap_key", "crm_api_key", "crm_client_secret", *_WHATSAPP_SECRETS)
+    @field_validator("entrega_bootstrap_key", "entrega_api_key", "crm_api_key", "crm_client_secret", *_WHATSAPP_SECRETS)
     @classmethod
     def _secret_is_one_word(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
@@ -324,6 +325,18 @@ class Settings(BaseSettings):
         except (OSError, ValueError) as err:
             advice = f"{self.bootstrap_key_file} cannot be used ({type(err).__name__}); remove it, or set this variable"
             raise ConfigurationError({"ENTREGA_BOOTSTRAP_KEY": advice}) from err
+
+    def api_key(self) -> SecretStr:
+        """Return the key that a door on this machine works with for an agent: in the sandbox the admin key, if unset.
+
+        Raises:
+            ConfigurationError: ENTREGA_API_KEY is unset, and this is no sandbox.
+        """
+        key = self.entrega_api_key or (self.bootstrap_key() if self.entrega_env == "sandbox" else None)
+        if key is None:
+            advice = "required here outside sandbox; make a key with: entrega keys create <producer>"
+            raise ConfigurationError({"ENTREGA_API_KEY": advice})
+        return key
 
     @classmethod
     def settings_customise_sources(

@@ -246,6 +246,28 @@ def verify(as_json: Json = False) -> None:
     raise typer.Exit(0 if well else NOT_WELL)
 
 
+@cli.command()
+def mcp(
+    english: Annotated[bool, typer.Option("--en", help="Sentences in English instead of Portuguese.")] = False,
+) -> None:
+    """Serve one agent over the Model Context Protocol on standard input and output; its client starts this.
+
+    The key is ENTREGA_API_KEY; in the sandbox the admin key if unset. Over HTTP the same tools are at /mcp.
+
+    Example: ENTREGA_API_KEY=entrega_... entrega mcp
+    """
+    app = _app()
+    key = app.settings.api_key()
+    from ingress.mcp_door import serve_stdio
+    from ingress.problems import Problem
+    from ingress.rest import rest_door
+
+    try:
+        serve_stdio(rest_door(app), key, "en" if english else "pt")
+    except Problem as err:
+        _fail(f"ENTREGA_API_KEY: {err.body('en')['error']['message']}", WRONG_USE)
+
+
 def main() -> None:
     """Run the command line; a fault becomes one sentence and an exit code, never a traceback."""
     try:

@@ -48,6 +48,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "esta chave de API não tem a permissão {scope}; peça uma que tenha ao operador",
         "this API key lacks the scope {scope}; ask the operator for one that has it",
     ),
+    "browser": (
+        403,
+        "páginas da web não são atendidas aqui; chame de um programa, sem o cabeçalho Origin",
+        "web pages are not served here; call from a program, without the header Origin",
+    ),
     "not_found": (404, "não encontrado", "not found"),
     "method_not_allowed": (405, "método não aceito neste endereço", "this address does not take that method"),
     "too_slow": (

@@ -5,7 +5,7 @@ intake checks the fields. Work on the ledger runs in threads, so that the event 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -16,12 +16,13 @@ from fastapi.responses import JSONResponse
 
 from delivery.commands import KINDS
 from delivery.errors import FieldIssue
-from delivery.intake import Intake, Item
+from delivery.intake import Answer, Intake, Item
 from delivery.wording import issue_text
 from ingress.access import Caller, Doorkeeper
 from ingress.bodies import JSON, MOST_SMALL_BYTES, NDJSON, BodyReader, checked, media_type, parsed_object
 from ingress.bulk import MOST_BULK_BYTES, MOST_ITEMS, item_of_body, json_items, ndjson_items
 from ingress.following import Follower
+from ingress.later_hints import LaterHints
 from ingress.openapi import any_command_body, bulk_body, command_body, model_body, refusals
 from ingress.pressure import Pressure
 from ingress.problems import Language, Problem, language_of
@@ -39,6 +40,7 @@ from ingress.shapes import (
     refused_item,
 )
 from ingress.simulation import Simulation, Simulator
+from ledger.api_keys import ApiKeys
 from ledger.canceling import NotCancelable
 from ledger.canceling import cancel as cancel_delivery
 from ledger.models import OPEN_STATES
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("entrega.web")
 
 _PATHS = {"create_lead": "/leads", "send_whatsapp": "/whatsapp", "send_email": "/emails"}
-_SUBMIT_SCOPES = ("submit", *(f"submit:{kind}" for kind in _PATHS))
+SUBMIT_SCOPES = ("submit", *(f"submit:{kind}" for kind in _PATHS))
 
 _LONGEST_WAIT_S = 25  # below the 30 s after which many proxies and clients give up
 _SIMULATED = {"model": Simulation, "description": "Nothing was done: `options.dry_run` asked what would happen"}
@@ -107,10 +109,14 @@ class RestDoor:
         """Accept one command, or only tell what would become of it when its options say `dry_run`."""
         if _only_asks(item):
             return self.simulate(caller, item, language)
+        return JSONResponse(asdict(self.accept(caller, item, language)), 202)
+
+    def accept(self, caller: Caller, item: Item, language: Language) -> Answer:
+        """Accept one command; it is durable when this returns. Every door that asks for one at a time comes here."""
         self.pressure.check(item.kind)
         answer = self.intake.submit(item.kind, item.body, producer=caller.producer, language=language)
         _log.info("accepted", kind=answer.kind, delivery_id=answer.id, producer=caller.producer, state=answer.state)
-        return JSONResponse(asdict(answer), 202)
+        return answer
 
     def simulate(self, caller: Caller, item: Item, language: Language) -> JSONResponse:
         """Tell what would become of a command."""
@@ -128,6 +134,19 @@ class RestDoor:
         _log.info("accepted_many", accepted=accepted, refused=len(shown) - accepted, producer=caller.producer)
         return JSONResponse({"accepted": accepted, "refused": len(shown) - accepted, "items": shown}, 202)
 
+    def cancel(self, caller: Caller, delivery_id: UUID, reason: str) -> None:
+        """Make sure that a delivery which this caller may see is never sent.
+
+        Raises:
+            Problem: There is none for this caller, or it may already have had an effect.
+        """
+        found = self.visible(caller, delivery_id)
+        try:
+            cancel_delivery(self.app.database, delivery_id, actor=caller.actor, reason=reason)
+        except NotCancelable:
+            raise Problem("not_cancelable", state=found.state) from None
+        self.app.hints.send(next_in_order(self.app.database, [delivery_id]))
+
     def _permitted(self, caller: Caller, item: Item) -> Item | Problem:
         scope = f"submit:{item.kind}"
         if item.kind in KINDS and not caller.may(scope):
@@ -137,6 +156,14 @@ class RestDoor:
         except Problem as err:
             return err
         return item
+
+
+def rest_door(app: "Entrega") -> RestDoor:
+    """Return what the doors of one process stand on."""
+    return RestDoor(
+        app, replace(app.intake, hints=LaterHints(app.hints)), Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key()), BodyReader(),
+        Pressure(app.archive.due, app.specs), Simulator(app), Follower(app.archive.standings),
+    )  # fmt: skip
 
 
 def rest_router(door: RestDoor) -> APIRouter:
@@ -182,7 +209,7 @@ def _add_bulk(router: APIRouter, door: RestDoor) -> None:
     )
     def bulk(
         request: Request,
-        caller: Annotated[Caller, Depends(door.doorkeeper.needs(*_SUBMIT_SCOPES))],
+        caller: Annotated[Caller, Depends(door.doorkeeper.needs(*SUBMIT_SCOPES))],
         raw: Annotated[bytes, Depends(door.body(MOST_BULK_BYTES, JSON, NDJSON))],
         language: Spoken,
     ) -> JSONResponse:
@@ -200,7 +227,7 @@ def _add_simulation(router: APIRouter, door: RestDoor) -> None:
         tags=["submit"],
     )
     def simulate(
-        caller: Annotated[Caller, Depends(door.doorkeeper.needs(*_SUBMIT_SCOPES))],
+        caller: Annotated[Caller, Depends(door.doorkeeper.needs(*SUBMIT_SCOPES))],
         raw: Annotated[bytes, Depends(door.body(door.intake.max_bytes))],
         language: Spoken,
         key: Key = None,
@@ -256,19 +283,13 @@ def _add_cancel(router: APIRouter, door: RestDoor) -> None:
         tags=["deliveries"],
     )
     def cancel(
-        caller: Annotated[Caller, Depends(door.doorkeeper.needs("operate", *_SUBMIT_SCOPES))],
+        caller: Annotated[Caller, Depends(door.doorkeeper.needs("operate", *SUBMIT_SCOPES))],
         raw: Annotated[bytes, Depends(door.body(MOST_SMALL_BYTES))],
         delivery_id: UUID,
         language: Spoken,
     ) -> Moved:
         """Make sure that a delivery is never sent; refused when it may already have had an effect."""
-        reason = checked(WithReason, raw, language).reason
-        found = door.visible(caller, delivery_id)
-        try:
-            cancel_delivery(door.app.database, delivery_id, actor=caller.actor, reason=reason)
-        except NotCancelable:
-            raise Problem("not_cancelable", state=found.state) from None
-        door.app.hints.send(next_in_order(door.app.database, [delivery_id]))
+        door.cancel(caller, delivery_id, checked(WithReason, raw, language).reason)
         return Moved(id=delivery_id, state="canceled")
 
 

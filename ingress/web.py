@@ -21,21 +21,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
-from ingress.access import Doorkeeper
 from ingress.arrival import Arrival
-from ingress.bodies import BodyReader
-from ingress.following import Follower
-from ingress.later_hints import LaterHints
+from ingress.mcp_door import mcp_router
 from ingress.openapi import describe
-from ingress.pressure import Pressure
 from ingress.problems import install
-from ingress.rest import RestDoor, rest_router
+from ingress.rest import rest_door, rest_router
 from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
-from ingress.simulation import Simulator
 from ingress.slow_clients import PatientProtocol
 from ledger.alerts import Alerts
-from ledger.api_keys import ApiKeys
 from ledger.schema import check_schema
 from worker import app as entrega
 from worker.life import begin
@@ -62,13 +56,10 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     install(web)
     web.add_middleware(Arrival, most_at_once=_MOST_AT_ONCE)
     _add_pages(web, app, metrics_folder)
-    doorkeeper = Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key())
-    pressure = Pressure(app.archive.due, app.specs)
-    intake = replace(app.intake, hints=LaterHints(app.hints))
-    follower = Follower(app.archive.standings)
-    door = RestDoor(app, intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
+    door = rest_door(app)
     web.include_router(letters_router(door))
     web.include_router(rest_router(door))
+    web.include_router(mcp_router(door))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))
     return web
 

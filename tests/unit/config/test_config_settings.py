@@ -29,6 +29,7 @@ SECRETS = (
     "WHATSAPP_VERIFY_TOKEN",
     "SMTP_PASSWORD",
     "ENTREGA_BOOTSTRAP_KEY",
+    "ENTREGA_API_KEY",
 )
 IMPORT_AND_WATCH = """
 import sys
@@ -361,6 +362,25 @@ def test_the_sandbox_makes_a_master_key_once_and_only_its_owner_may_read_it(env:
     assert kept.stat().st_mode & 0o777 == 0o600
     assert kept.parent.stat().st_mode & 0o777 == 0o700
     assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_an_agents_key_is_the_one_that_was_set(env: dict[str, str]) -> None:
+    env["ENTREGA_API_KEY"] = "entrega_inventada"
+
+    assert load_settings().api_key().get_secret_value() == "entrega_inventada"
+
+
+def test_the_sandboxs_agent_works_with_its_admin_key_where_none_is_set() -> None:
+    settings = load_settings()
+
+    assert settings.api_key() == settings.bootstrap_key()
+
+
+def test_outside_sandbox_an_agent_needs_a_key_of_its_own_even_where_there_is_an_admin_key(env: dict[str, str]) -> None:
+    env.update(PRODUCTION | {"ENTREGA_BOOTSTRAP_KEY": "uma-chave-inventada-bem-comprida"})
+
+    with pytest.raises(ConfigurationError, match="entrega keys create"):
+        load_settings().api_key()
 
 
 def test_a_damaged_master_key_is_never_replaced() -> None:
