@@ -60,8 +60,11 @@ OPEN = text("""
        WHERE i.kept_until <= now()
       RETURNING i.delivery_id
     ), won AS (
-      SELECT * FROM sealed s
-      WHERE (SELECT count(*) FROM kept WHERE delivery_id = s.id) = (SELECT count(*) FROM wanted WHERE wanted.id = s.id)
+      -- Counted once for all rows: a count for each would take the square of their number.
+      SELECT s.* FROM sealed s
+      JOIN (SELECT id, count(*) AS n FROM wanted GROUP BY id) w ON w.id = s.id
+      JOIN (SELECT delivery_id, count(*) AS n FROM kept GROUP BY delivery_id) k
+        ON k.delivery_id = s.id AND k.n = w.n
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
                               lifetime, hold_uncertain, person, recipient, order_key, fallback, endpoint_id)
