@@ -160,10 +160,10 @@ class RestDoor:
 
 def rest_door(app: "Entrega") -> RestDoor:
     """Return what the doors of one process stand on."""
-    return RestDoor(
-        app, replace(app.intake, hints=LaterHints(app.hints)), Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key()), BodyReader(),
-        Pressure(app.archive.due, app.specs), Simulator(app), Follower(app.archive.standings),
-    )  # fmt: skip
+    intake = replace(app.intake, hints=LaterHints(app.hints))
+    doorkeeper = Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key())
+    pressure, follower = Pressure(app.archive.due, app.specs), Follower(app.archive.standings)
+    return RestDoor(app, intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
 
 
 def rest_router(door: RestDoor) -> APIRouter:
