@@ -254,7 +254,7 @@ def mcp(
 
     The key is ENTREGA_API_KEY; in the sandbox the admin key if unset. Over HTTP the same tools are at /mcp.
 
-    Example: ENTREGA_API_KEY=entrega_... entrega mcp
+    Example: entrega mcp
     """
     app = _app()
     key = app.settings.api_key()

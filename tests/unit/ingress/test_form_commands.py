@@ -27,7 +27,10 @@ def run(tmp_path, monkeypatch):
 def test_the_forms_in_use_are_well(run):
     done = run("check", "--json")
 
-    assert (done.exit_code, json.loads(done.stdout)) == (0, {"well": ["crm", "email", "whatsapp"], "problems": []})
+    assert (done.exit_code, json.loads(done.stdout)) == (
+        0,
+        {"well": ["callback", "crm", "email", "whatsapp"], "problems": []},
+    )
 
 
 def test_a_wrong_form_is_told_with_file_line_and_reason(run, tmp_path):

@@ -197,16 +197,10 @@ def test_a_hint_is_attempted(monkeypatch):
 
 
 class Noted:
-    """Callbacks that wait to be opened; also stands where hints go out."""
-
-    def __init__(self):
-        self.sent = []
+    """Callbacks that wait to be opened."""
 
     def open_noted(self):
         return ["the callback"]
-
-    def send(self, hints):
-        self.sent += hints
 
 
 @pytest.mark.parametrize(
@@ -218,13 +212,11 @@ class Noted:
     ],
 )
 def test_what_a_producer_wants_to_hear_is_opened_right_after_the_settle(monkeypatch, outcome, url, sent):
-    noted = Noted()
-    monkeypatch.setitem(app.__dict__, "callbacks", noted)
-    monkeypatch.setitem(app.__dict__, "hints", noted)
+    monkeypatch.setitem(app.__dict__, "callbacks", Noted())
 
-    attempt(monkeypatch, outcome, url)
+    attempt(monkeypatch, outcome, callback_url=url)
 
-    assert noted.sent == sent
+    assert app.hints.sent == sent
 
 
 def test_a_short_wait_comes_back_by_celery(monkeypatch):
