@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults bench requirements clean
+.PHONY: help venv demo test check up faults bench bench-claims outage requirements clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ faults: $(READY) ## Prove the promises under seeded faults, and show that a naiv
 
 bench: $(READY) ## Measure submits and deliveries on this machine; results under benchmarks/results
 	@$(BIN)/python -m benchmarks.throughput
+
+bench-claims: $(READY) ## Measure a claim behind 1,000 and behind 1,000,000 waiting deliveries
+	@$(BIN)/python -m benchmarks.claims
+
+outage: $(READY) ## Let the CRM answer 503 for a minute under load, and see all of it arrive within the limit
+	@ENTREGA_OUTAGE_S=60 $(BIN)/python -m pytest -q -s tests/e2e/test_e2e_outage.py
 
 requirements: $(READY) ## Pin the requirements anew, with hashes and without addresses (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U pyproject.toml -o requirements/runtime.txt

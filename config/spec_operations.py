@@ -68,6 +68,7 @@ class ErrorRule(Section):
         spent: When they are used up: `park` (fallback queue), `dead` (a person moves it) or `hold` (the account waits).
         breaker: True when it counts against the circuit breaker; see `Spec.counts_for_breaker`.
         alert: How urgently a person must know; None when nobody must.
+        alert_at: Whether a person must know at the `first` such failure, or once the short retries are `spent`.
     """
 
     retries: Annotated[int, Field(ge=0, le=50)]
@@ -75,6 +76,7 @@ class ErrorRule(Section):
     spent: Literal["park", "dead", "hold"]
     breaker: bool = False
     alert: Severity | None = None
+    alert_at: Literal["first", "spent"] = "spent"
 
 
 class StatusRule(Section):

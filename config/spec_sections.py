@@ -30,6 +30,7 @@ _CRITICALITY = {"critica": "critical", "crítica": "critical", "alta": "high", "
 _CRITICALITY |= {"baixa": "low"}
 _NEEDED_VARIABLES = {
     "oauth2_client_credentials": ("client_id", "client_secret"),
+    "oauth2_refresh_token": ("client_id", "client_secret"),
     "api_key_header": ("api_key",),
     "api_key_query": ("api_key",),
     "bearer": ("token",),
@@ -76,6 +77,8 @@ class Credentials(Section):
     """One way to prove who we are; names of variables only, never a value.
 
     Attributes:
+        type: With "oauth2_refresh_token" an operator gives the first refresh token (`entrega accounts set`); what each
+            renewal brings is kept sealed in the ledger.
         format: How the credential stands in the header, e.g. "Bearer {token}".
         token_url: Where a token is asked for; may be "${NAME}", and `token_path` on the base URL is used when unset.
         token_life: Used when the provider does not say; `token_life_s` in YAML.
@@ -83,7 +86,14 @@ class Credentials(Section):
     """
 
     type: Literal[
-        "oauth2_client_credentials", "api_key_header", "api_key_query", "bearer", "basic", "smtp_login", "none"
+        "oauth2_client_credentials",
+        "oauth2_refresh_token",
+        "api_key_header",
+        "api_key_query",
+        "bearer",
+        "basic",
+        "smtp_login",
+        "none",
     ]
     header: HeaderName | None = None
     parameter: Text | None = None
@@ -104,8 +114,10 @@ class Credentials(Section):
         return self
 
     def _needed_fields(self) -> tuple[str, ...]:
+        oauth2 = ("header", "format", "token_path", "token_life", "renewal")
         table: Mapping[str, tuple[str, ...]] = {
-            "oauth2_client_credentials": ("header", "format", "token_path", "token_life", "renewal"),
+            "oauth2_client_credentials": oauth2,
+            "oauth2_refresh_token": oauth2,
             "api_key_header": ("header", "format"),
             "api_key_query": ("parameter",),
             "bearer": ("header", "format"),
@@ -157,6 +169,28 @@ class Excess(Section):
     retry_after_cap: Seconds = Field(validation_alias="retry_after_cap_s")
 
 
+class UsageHeader(Section):
+    """A header in which the provider tells how much of a limit the account has used.
+
+    Attributes:
+        header: Percentages in JSON where `percent_in` is set, else the number of calls that are left.
+        percent_in: Fields of the JSON that hold percentages, at the top or in the lists below it.
+        minutes_in: Field of the JSON that says in how many minutes calls are accepted again.
+        limit_header: Says how many calls there are in all; without it and without `limit` only the last call counts.
+        limit: Calls in all, where no header says it.
+        reset_header: Says when calls are accepted again: seconds, or an instant in seconds or milliseconds since 1970.
+        slow_at: Share used from which the account slows down, evenly until all is used.
+    """
+
+    header: HeaderName
+    percent_in: Texts = ()
+    minutes_in: Text | None = None
+    limit_header: HeaderName | None = None
+    limit: Count | None = None
+    reset_header: HeaderName | None = None
+    slow_at: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Limits(Section):
     """Template section 2.4, for one account; each limit that is absent does not bind.
 
@@ -172,6 +206,7 @@ class Limits(Section):
     other: Annotated[tuple[Window, ...], listed] = ()
     per_recipient: Annotated[tuple[Window, ...], listed] = ()
     most_due: Count | None = None
+    usage: Annotated[tuple[UsageHeader, ...], listed] = ()
     on_excess: Excess
 
     def windows(self) -> tuple[Window, ...]:

@@ -8,7 +8,6 @@ Source: the user's API specification, section 5.2 (circuit breaker), read 2026-1
 """
 
 import math
-import random
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol
@@ -25,10 +24,12 @@ Mark = Literal["success", "failure", "neutral"]
 SLICES = 60
 # Ratios are decimal fractions, which a float misses by a hair: 0.07 x 100 is 7.000000000000001.
 _HAIR = 1e-9
-# Deliveries that wait for an open breaker come back over this span, not in one instant.
-_SPREAD = timedelta(seconds=5)
 # All trials are out: their ends, and so the decision, are seconds away.
-_TRIAL_WAIT = (timedelta(seconds=1), timedelta(seconds=3))
+_TRIAL_WAIT = timedelta(seconds=1)
+# A trial is announced a little late rather than early: early, it would be sent away again.
+_TRIAL_MARGIN = timedelta(milliseconds=100)
+# After so many doublings a recovered provider gets as much as its limits allow.
+_RAMPED = 10
 MS = timedelta(milliseconds=1)
 
 
@@ -175,6 +176,25 @@ class View:
     forced: Forced | None = None
 
 
+def room(view: View, rules: Rules, *, within: timedelta, most: int) -> list[timedelta]:
+    """Return when calls would be let through: trials first, then twice as many with each `within` that passes.
+
+    Args:
+        within: Look no further ahead.
+        most: At most this many.
+    """
+    if view.forced:
+        return [timedelta()] * (most if view.state == "closed" else 0)
+    if view.state == "open":
+        wait = (view.next_trial or timedelta()) + _TRIAL_MARGIN
+        return [wait] * min(most, rules.trials) if wait <= within else []
+    if view.state == "half-open":
+        return [timedelta()] * min(most, max(0, rules.trials - view.trials_out - view.won - view.lost))
+    if view.age is None or view.age > _RAMPED * within:
+        return [timedelta()] * most
+    return [timedelta()] * min(most, rules.trials * 2 ** (2 + view.age // within))
+
+
 class Circuit(Protocol):
     """The counting and deciding part of a breaker, in one process or shared."""
 
@@ -226,13 +246,12 @@ def _verdicts(settlement: Settlement, outcome: Outcome, spec: Spec) -> tuple[Ver
     return ("retryable", "ambiguous") if idempotent else ("retryable",)
 
 
-def deferral(refusal: Refusal, name: str, rng: random.Random) -> Deferred:
-    """Return the outcome of a call that may not go; it burns no attempt.
+def deferral(refusal: Refusal, name: str) -> Deferred:
+    """Return the outcome of a call that may not go; it burns no attempt, and upkeep wakes it: see `room`.
 
     Args:
         refusal: What the breaker answered.
         name: The breaker's, for the reason.
-        rng: Source of jitter, so that a thousand waiting deliveries do not come back together.
     """
     if refusal.forced:
         reason = f"an operator holds the breaker of {name} open; `entrega breaker list` says why"
@@ -240,9 +259,4 @@ def deferral(refusal: Refusal, name: str, rng: random.Random) -> Deferred:
         reason = f"the breaker of {name} is open: too many calls failed; trial calls go after the wait"
     else:
         reason = f"the breaker of {name} waits for the ends of its trial calls"
-        return Deferred("breaker_open", _between(*_TRIAL_WAIT, rng), reason, burned=False)
-    return Deferred("breaker_open", refusal.wait + _between(timedelta(), _SPREAD, rng), reason, burned=False)
-
-
-def _between(shortest: timedelta, longest: timedelta, rng: random.Random) -> timedelta:
-    return shortest + (longest - shortest) * rng.random()
+    return Deferred("breaker_open", refusal.wait or _TRIAL_WAIT, reason, burned=False, paced=True)

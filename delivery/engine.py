@@ -13,7 +13,7 @@ from uuid import UUID
 
 from config.policy import Operation, Spec
 from delivery.errors import Ambiguous, LedgerUnavailable, Permanent, ProviderError
-from delivery.judging import judge, lease
+from delivery.judging import LEASE_MARGIN, judge, lease
 from delivery.outcomes import Deferred, Receipt
 from delivery.ports import Claimed, Gate, Ledger, Provider, Settlement, Teller
 
@@ -54,12 +54,18 @@ class Engine:
 
         A delivery that another worker holds, or that is not due, is left alone and is not in the result.
         """
+        since = self.monotonic()
         claimed = self.ledger.claim(ids, worker=self.worker, leases=self._leases())
-        settlements = [self._attempt(each) for each in claimed]
+        settlements = [self._attempt(each, since) for each in claimed]
         settled = self._settle(settlements)
         for each in settlements:
             self._tell(each)
         return [each for each in settlements if each.claimed.order.delivery_id in settled]
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
+        """Foresee when attempts would find every gate open; see `delivery.ports.Gate.room`."""
+        foreseen = [gate.room(account, kind, within=within, most=most) for gate in self.gates]
+        return [max(waits) for waits in zip([timedelta()] * most, *foreseen, strict=False)]
 
     def _settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
         # A receipt in hand is worth waiting for the ledger: dropping it would leave the delivery uncertain. The waits
@@ -74,9 +80,9 @@ class Engine:
     def _leases(self) -> dict[str, timedelta]:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
-    def _attempt(self, claimed: Claimed) -> Settlement:
+    def _attempt(self, claimed: Claimed, since: float) -> Settlement:
         passed: list[Gate] = []
-        shut = self._admit(claimed, passed)
+        shut = self._admit(claimed, passed) or self._too_late(claimed, since)
         settlement = Settlement(claimed, shut) if shut else self._carry_out(claimed)
         for gate in passed:
             gate.ended(settlement)
@@ -88,9 +94,11 @@ class Engine:
         duration = timedelta(seconds=self.monotonic() - started)
         outcome = judge(claimed, end, self._spec(claimed), rng=self.rng)
         if isinstance(end, Receipt):
-            return Settlement(claimed, outcome, end.http_status, duration=duration)
+            return Settlement(claimed, outcome, end.http_status, duration=duration, usage=end.usage)
         fault = end.cause if isinstance(end, _OwnFault) else None
-        return Settlement(claimed, outcome, end.http_status, end.provider_code, duration, end.retry_after, fault)
+        return Settlement(
+            claimed, outcome, end.http_status, end.provider_code, duration, end.retry_after, fault, end.usage
+        )
 
     def _admit(self, claimed: Claimed, passed: list[Gate]) -> Deferred | None:
         for gate in self.gates:
@@ -98,6 +106,19 @@ class Engine:
             if shut is not None:
                 return shut
             passed.append(gate)
+        return None
+
+    def _too_late(self, claimed: Claimed, since: float) -> Deferred | None:
+        """Give a delivery back, unburned, that expired after its claim or whose call would outlast its lease.
+
+        Asked last: a process may have been stopped for minutes at any line before. Time is counted from before the
+        claim, so that a clock that is set changes nothing and a doubt is on the safe side.
+        """
+        waited = timedelta(seconds=self.monotonic() - since)
+        if waited >= claimed.left:
+            return Deferred("expired", timedelta(), "its time ran out before the call", burned=False)
+        if waited >= LEASE_MARGIN:
+            return Deferred("too_late", timedelta(), "its worker stood still before the call", burned=False)
         return None
 
     def _call(self, claimed: Claimed) -> Receipt | ProviderError:

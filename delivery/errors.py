@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from delivery.outcomes import Usage
+
 
 class ProviderError(Exception):
     """A provider did not accept a request.
@@ -17,11 +19,12 @@ class ProviderError(Exception):
         retry_after: How long the provider asked us to wait; None when it said nothing.
         http_status: The status on the wire; None when no complete answer came or the wire is not HTTP.
         provider_code: The provider's own code, e.g. "131056" or "550 5.1.1"; None when it gave none.
+        usage: What the answer said about the account's limits; None when it said nothing.
     """
 
     code = "provider_error"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a provider may say, all by name
         self,
         message: str,
         *,
@@ -29,12 +32,14 @@ class ProviderError(Exception):
         retry_after: timedelta | None = None,
         http_status: int | None = None,
         provider_code: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code or type(self).code
         self.retry_after = retry_after
         self.http_status = http_status
         self.provider_code = provider_code
+        self.usage = usage
 
 
 class Retryable(ProviderError):

@@ -8,6 +8,8 @@ from delivery.errors import Ambiguous, Permanent, ProviderError
 from delivery.outcomes import Deferred, Outcome, Receipt, Rejected, Succeeded, Uncertain
 from delivery.ports import Claimed
 
+LEASE_MARGIN = timedelta(seconds=15)
+
 
 def judge(claimed: Claimed, end: Receipt | ProviderError, spec: Spec, *, rng: random.Random) -> Outcome:
     """Turn the end of one call into one of the four outcomes.
@@ -66,6 +68,6 @@ def _parked_wait(parks: int, error: ProviderError, spec: Spec, rng: random.Rando
     return next_wait(step, 1, asked=error.retry_after, cap=spec.limits.on_excess.retry_after_cap, rng=rng)
 
 
-def lease(operation: Operation, *, margin: timedelta = timedelta(seconds=15)) -> timedelta:
-    """Return how long a claim lasts: the call's total deadline and a margin for the settle."""
-    return timedelta(seconds=operation.timeouts.total_s) + margin
+def lease(operation: Operation) -> timedelta:
+    """Return how long a claim lasts: the call's total deadline and a margin for what comes before and after it."""
+    return timedelta(seconds=operation.timeouts.total_s) + LEASE_MARGIN

@@ -20,7 +20,7 @@ from typing import Literal
 
 from config.spec_sections import Limits, Window
 
-Cause = Literal["account", "recipient", "concurrent", "frozen", "recipient_frozen", "reserved"]
+Cause = Literal["account", "recipient", "concurrent", "frozen", "recipient_frozen", "reserved", "unknown"]
 
 _US = 1_000_000
 
@@ -35,6 +35,8 @@ class Tuning:
         kept_free: For so long after its slot newcomers leave room for it; then it has to find room itself.
         margin: Share by which a span is stretched, because calls travel unevenly between us and the provider.
         longest_margin: The stretch of long spans ends here.
+        spread: Share of the even distance that the slots of a crowd keep at least. Below 1, so that what a late or dead
+            worker left unused is made up within the window; the windows themselves are kept whatever it is.
         first_cut: What is left of the account's rate after a single "too many calls", which jitter can explain.
         cut: What is left of it after each further one within `cut_memory`.
         least: The rate never falls below this share of the spec.
@@ -42,21 +44,27 @@ class Tuning:
         cut_every: Refusals within this time are one event: calls in flight are refused together.
         first_hold: How long a call is taken to last before one was measured, to forecast a free place.
         quiet: On changing to the local limit, spans up to this long are taken as used up.
+        pause: Nobody changes to the local limit sooner after missing Redis; who comes back after a longer absence stops
+            the account for so long, because others still keep to theirs.
+        lately: After a gap in Redis's memory, a call that ended within this time shows that others may do so too.
     """
 
     horizon: timedelta = timedelta(minutes=5)
     grace: timedelta = timedelta(seconds=5)
     kept_free: timedelta = timedelta(milliseconds=250)
-    margin: float = 0.012
+    margin: float = 0.013
     longest_margin: timedelta = timedelta(milliseconds=250)
-    first_cut: float = 0.9
-    cut: float = 0.5
-    cut_memory: timedelta = timedelta(seconds=10)
+    spread: float = 0.5
+    first_cut: float = 0.95
+    cut: float = 0.7
+    cut_memory: timedelta = timedelta(seconds=2)
     least: float = 0.05
     growth: float = 0.05
     cut_every: timedelta = timedelta(seconds=1)
     first_hold: timedelta = timedelta(milliseconds=500)
     quiet: timedelta = timedelta(minutes=1)
+    pause: timedelta = timedelta(seconds=4)
+    lately: timedelta = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,11 @@ class Span:
     def plan_us(self) -> int:
         """Return the span that reservations keep."""
         return self.every_us + self.margin_us
+
+    @property
+    def memory_us(self) -> int:
+        """Return for how long a call is felt; of a bucket, how long an empty one takes to fill."""
+        return self.plan_us * self.burst // self.calls if self.burst else self.plan_us
 
     @property
     def leeway_us(self) -> int:
@@ -118,6 +131,10 @@ class LimitPlan:
             limits.concurrent,
         )
 
+    def rate(self, share: float) -> float | None:
+        """Return how many calls a second the shortest window allows at a share of its rate; None without a window."""
+        return share * self.account[0].calls * _US / self.account[0].every_us if self.account else None
+
     def share(self, processes: int) -> "LimitPlan":
         """Return what one of `processes` may do alone: its part of every window, evenly paced, without bursts.
 
@@ -129,6 +146,15 @@ class LimitPlan:
             tuple(_part(each, processes) for each in self.recipient),
             max(1, self.concurrent // processes) if self.concurrent else None,
         )
+
+    def memory(self) -> timedelta:
+        """Return how far back a call can still matter."""
+        spans = (each.memory_us for each in (*self.account, *self.recipient))
+        return timedelta(microseconds=max(spans, default=0))
+
+    def most_remembered(self) -> int:
+        """Return how many of an account's latest calls decide about the next one."""
+        return max((each.calls for each in self.account if not each.burst), default=1)
 
 
 def _span(window: Window, tuning: Tuning) -> Span:
@@ -171,8 +197,9 @@ class Turn:
             return f"the limit of {windows[self.index]} for the {self.cause} is used up"
         sentences = {
             "concurrent": f"{plan.concurrent} calls are in flight, and no more are allowed at once",
-            "frozen": "the provider asked the whole account to wait",
+            "frozen": "the whole account waits: the provider asked for it, or Redis came back a moment ago",
             "recipient_frozen": "the provider asked to wait with this recipient",
+            "unknown": "Redis lost what was called lately, and the ledger is being asked",
             "reserved": "its reserved slot has not come",
         }
         return sentences[self.cause or "reserved"]
@@ -229,14 +256,14 @@ class Pace:
         share = self.share_at(now)
         return replace(self, at_us=max(self.at_us, now + freeze_us), virtual_us=self.virtual(now), share=share)
 
-    def slowed(self, freeze_us: int, now: int, tuning: Tuning) -> "Pace":
-        """Return the clock after a refusal: stopped for a time and slower afterwards."""
+    def slowed(self, freeze_us: int, now: int, tuning: Tuning, floor: float = 0.0) -> "Pace":
+        """Return the clock after a refusal: stopped for a time and slower afterwards, but not below `floor`."""
         held = self.frozen(freeze_us, now)
         if now - self.cut_us < microseconds(tuning.cut_every):
             return held
         again = now - self.cut_us < microseconds(tuning.cut_memory)
         cut_to = held.share * (tuning.cut if again else tuning.first_cut)
-        return replace(held, share=max(tuning.least, cut_to), cut_us=now)
+        return replace(held, share=min(held.share, max(tuning.least, floor, cut_to)), cut_us=now)
 
     def _rise_us(self) -> float:
         return (1 - self.share) / self.growth * _US
@@ -244,22 +271,47 @@ class Pace:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a provider's "too many calls" changes; nothing by default.
+    """What a provider's "too many calls", or its word that few are left, changes; nothing by default.
 
     Attributes:
         slows: The account's rate is cut.
         freeze_us: The whole account stops for so long first.
         recipient_us: One recipient stops for so long; None leaves it alone.
+        floor: The rate is not cut below this share: what the provider says is still free.
     """
 
     slows: bool = False
     freeze_us: int = 0
     recipient_us: int | None = None
+    floor: float = 0.0
 
     @property
     def matters(self) -> bool:
         """Tell whether anything changes."""
         return self.slows or self.recipient_us is not None
+
+
+@dataclass(frozen=True)
+class PastCall:
+    """A call as the ledger knows it, told in microseconds before the moment of asking.
+
+    Attributes:
+        delivery: Its id.
+        begun_us: Since its attempt was claimed; the call itself left later.
+        ended_us: Since its attempt ended; None while it is under way, when it may be leaving at this very moment.
+        left_us: Until its lease ends, while it is under way.
+    """
+
+    delivery: str
+    begun_us: int
+    ended_us: int | None = None
+    left_us: int = 0
+
+    def shows_traffic(self, lately: timedelta) -> bool:
+        """Tell whether somebody was calling before the gap, and was not merely claimed along with the asker."""
+        if self.ended_us is None:
+            return self.begun_us > _US
+        return self.ended_us < microseconds(lately)
 
 
 @dataclass(frozen=True)
@@ -292,6 +344,9 @@ class LimitStatus:
         frozen_for: How much longer the provider asked the account to wait; zero when it did not.
         waiting: Reservations not taken yet.
         shared: False when Redis is away: then this process alone is described, and its own share.
+        next_free: How long a delivery that came now would wait for the account; its recipient may ask for more.
+        rate: Calls a second that hold now on the shortest window; None where no window binds.
+        recipient: The windows of each recipient, in words.
     """
 
     account: str
@@ -302,3 +357,6 @@ class LimitStatus:
     concurrent: int | None
     waiting: int
     shared: bool = True
+    next_free: timedelta = timedelta()
+    rate: float | None = None
+    recipient: tuple[str, ...] = ()

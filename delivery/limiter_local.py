@@ -47,6 +47,7 @@ class _Scope:
     pace: Pace
     grace_us: int
     kept_free_us: int
+    spread: float
     names: tuple[Cause, Cause]
     calls: deque[int] = field(default_factory=deque)  # newest first
     queue: list[tuple[int, str]] = field(default_factory=list)  # (slot on the scope's clock, delivery)
@@ -68,8 +69,10 @@ class _Scope:
         ahead = self.ahead() if own is None else 0
         slot, index, go = self._free(ahead, now, first=own is None and not ahead)
         if ahead and self.windows and not self.windows[0].burst:
-            # Behind others a crowd is spread evenly: calls in one clump travel too unevenly for a strict window.
-            step = ceil(self.windows[0].plan_us / self.windows[0].calls)
+            # Behind others a crowd is spread out: calls in one clump travel too unevenly for a strict window.
+            # Nothing is made up while the account is slowed down.
+            spread = self.spread if self.pace.share_at(now) >= 1 else 1.0
+            step = ceil(self.windows[0].plan_us / self.windows[0].calls * spread)
             slot, go = max(slot, self.pace.real(self.queue[-1][0] + step, now)), False
         if go and self.pace.at_us <= now:
             return _Look(go=True, slot=now, cause=self.names[0])
@@ -161,6 +164,32 @@ class _Scope:
             del self.slots[delivery]
 
 
+def wait_for_slot(  # noqa: PLR0913 - what a scope is made of, all by name
+    plan: LimitPlan,
+    tuning: Tuning,
+    *,
+    pace: Pace,
+    calls: Sequence[int],
+    queue: Sequence[tuple[int, str]],
+    full: Sequence[int],
+    now: int,
+) -> timedelta:
+    """Return how long a newcomer would wait for the account, by the rules that let calls go.
+
+    Args:
+        calls: The latest calls, newest first.
+        queue: Reservations: slot on the account's clock, and delivery.
+        full: For each bucket, when it will be full again.
+    """
+    grace, kept_free = microseconds(tuning.grace), microseconds(tuning.kept_free)
+    scope = _Scope(plan.account, pace, grace, kept_free, tuning.spread, ("account", "frozen"))
+    scope.calls.extend(calls[: scope.calls.maxlen])
+    scope.queue = sorted(queue)
+    scope.slots = {delivery: slot for slot, delivery in queue}
+    scope.full = list(full)
+    return timedelta(microseconds=max(0, scope.look("", now).slot - now))
+
+
 class MemoryLimiter:
     """The limits of one account, for this process alone. Not thread-safe: the caller holds a lock.
 
@@ -179,7 +208,8 @@ class MemoryLimiter:
 
     def _scope(self, windows: Sequence[Span], names: tuple[Cause, Cause]) -> _Scope:
         tuning = self._tuning
-        return _Scope(windows, Pace(tuning.growth), microseconds(tuning.grace), microseconds(tuning.kept_free), names)
+        grace, kept_free = microseconds(tuning.grace), microseconds(tuning.kept_free)
+        return _Scope(windows, Pace(tuning.growth), grace, kept_free, tuning.spread, names)
 
     def ask(self, delivery: str, recipient: str, *, lease_us: int, now: int) -> Turn:
         """Let a call go now, or reserve its slot.
@@ -215,6 +245,7 @@ class MemoryLimiter:
         return _Look(go=False, slot=slot, cause="concurrent")
 
     def _defer(self, delivery: str, to: _Scope, account: _Look, person: _Look, now: int) -> Turn:
+        self._leases.pop(delivery, None)  # whoever asks is not in flight
         latest = account if account.slot >= person.slot else person
         kept = latest.slot - now <= microseconds(self._tuning.horizon)
         if kept:
@@ -236,7 +267,7 @@ class MemoryLimiter:
     def refused(self, recipient: str, refusal: Refusal, now: int) -> None:
         """Slow the account down or stop one recipient, as the provider's "too many calls" asks."""
         if refusal.slows:
-            self._account.pace = self._account.pace.slowed(refusal.freeze_us, now, self._tuning)
+            self._account.pace = self._account.pace.slowed(refusal.freeze_us, now, self._tuning, refusal.floor)
         if refusal.recipient_us is not None:
             to = self._recipient(recipient, now)
             to.pace = to.pace.frozen(refusal.recipient_us, now)
@@ -256,7 +287,16 @@ class MemoryLimiter:
         frozen_for = timedelta(microseconds=max(0, scope.pace.at_us - now))
         flying = sum(end > now for end in self._leases.values())
         share, cap, waiting = scope.pace.share_at(now), self._plan.concurrent, len(scope.queue)
-        return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, shared=False)
+        next_free = wait_for_slot(
+            self._plan,
+            self._tuning,
+            pace=scope.pace,
+            calls=tuple(scope.calls),
+            queue=tuple(scope.queue),
+            full=scope.full,
+            now=now,
+        )
+        return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, shared=False, next_free=next_free)
 
     def _recipient(self, name: str, now: int) -> _Scope:
         found = self._recipients.pop(name, None) or self._scope(self._plan.recipient, ("recipient", "recipient_frozen"))

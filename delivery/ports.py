@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from delivery.commands import Command
-from delivery.outcomes import Deferred, Outcome, Receipt
+from delivery.outcomes import Deferred, Outcome, Receipt, Usage
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class Claimed:
         fence: Grows with every claim; a settle with an older fence changes nothing.
         tries: Attempts spent so far for each error code, e.g. {"unavailable": 2}; this attempt not included.
         parks: How often the delivery was put into the fallback queue.
+        left: Time until it expires, counted from the claim by the ledger's clock.
     """
 
     order: Order
@@ -147,6 +148,7 @@ class Claimed:
     fence: int
     tries: Mapping[str, int]
     parks: int
+    left: timedelta = timedelta.max
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Settlement:
     Attributes:
         duration: Time from the first byte to the verdict.
         retry_after: How long the provider asked to be left alone; None when it said nothing.
+        usage: What the provider said about the account's limits; None when it said nothing.
         fault: What went wrong inside our own code, for the error tracker; None when a provider spoke.
     """
 
@@ -166,15 +169,36 @@ class Settlement:
     duration: timedelta = timedelta()
     retry_after: timedelta | None = None
     fault: Exception | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
 class Hint:
-    """A delivery that some worker should look at now."""
+    """A delivery that some worker should look at.
+
+    Attributes:
+        wait: How long from now; seconds at most.
+    """
 
     id: UUID
     kind: str
     priority: str = "normal"
+    wait: timedelta = timedelta()
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is due of one account and kind.
+
+    Attributes:
+        due: Deliveries without a live hint; counted no further than a round can take.
+        live: Due deliveries whose hint is still under way, counted likewise.
+    """
+
+    account: str
+    kind: str
+    due: int
+    live: int
 
 
 @dataclass(frozen=True)
@@ -280,17 +304,22 @@ class Ledger(Protocol):
         """
         ...
 
-    def due(self, *, stale: timedelta, most: int) -> list[Hint]:
-        """Return due deliveries that have no live hint, most urgent and oldest first, and mark them as hinted.
+    def backlogs(self, *, stale: timedelta, most: int) -> list[Backlog]:
+        """Return what is due, the fallback queue included, for each account that no person holds.
 
         Args:
             stale: Age after which a hint counts as lost.
-            most: At most this many.
+            most: Count no further than this.
         """
         ...
 
-    def drain(self, *, most: int) -> list[Hint]:
-        """Take up parked deliveries that are due, most urgent and oldest first, and mark them as hinted."""
+    def due(self, backlog: Backlog, *, stale: timedelta, waits: Sequence[timedelta]) -> list[Hint]:
+        """Take due deliveries without a live hint, most urgent and oldest first, and mark them as hinted.
+
+        Args:
+            stale: Age after which a hint counts as lost.
+            waits: When calls may begin, soonest first: the n-th delivery gets the n-th, and no more are taken.
+        """
         ...
 
 
@@ -307,7 +336,7 @@ class Hints(Protocol):
 
 
 class Gate(Protocol):
-    """Something that may stop an attempt before any byte leaves: a breaker, a limiter. Neither method raises."""
+    """Something that may stop an attempt before any byte leaves: a breaker, a limiter. No method raises."""
 
     def closed(self, claimed: Claimed) -> Deferred | None:
         """Return why and until when the gate is closed (`burned=False`), or None when the attempt may go."""
@@ -315,6 +344,20 @@ class Gate(Protocol):
 
     def ended(self, settlement: Settlement) -> None:
         """Learn how an attempt ended that this gate let through, also when a later gate closed on it."""
+        ...
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
+        """Foresee when attempts would find this gate open, and promise nothing.
+
+        Args:
+            account: E.g. "crm:default".
+            kind: E.g. "create_lead".
+            within: Look no further ahead.
+            most: At most this many.
+
+        Returns:
+            One wait from now for each attempt, soonest first; zeros where nothing binds.
+        """
         ...
 
 

@@ -8,10 +8,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ingress.shell import REFUSED, Json, Reason, fail
+from ingress.shell import REFUSED, Json, Reason, fail, opened_app
 
 if TYPE_CHECKING:
     from delivery.breaker import Mode
+    from tasks.app import Entrega
     from worker.breaker import BreakerGate, Status
 
 breakers = typer.Typer(help="Circuit breakers: look, force open or closed, or let them decide.", no_args_is_help=True)
@@ -26,9 +27,8 @@ def show_all(as_json: Json = False) -> None:
 
     Example: entrega breaker list
     """
-    from tasks import app
-
-    _show(_gate().statuses(app.intake.accounts), as_json=as_json)
+    app = opened_app()
+    _show(_gate(app).statuses(app.intake.accounts), as_json=as_json)
 
 
 @breakers.command("open")
@@ -61,19 +61,18 @@ def decide_itself(account: Account, operation: Operation, reason: Reason = "", a
 def _force(account: str, operation: str, mode: "Mode", reason: str, *, as_json: bool) -> None:
     from config.operator import operator_name
     from ledger.operating import Desk
-    from tasks import app
     from worker.breaker_shared import BreakerUnreachable
 
+    app = opened_app()
     try:
-        status = _gate().force(account, operation, mode, actor=operator_name(), reason=reason)
+        status = _gate(app).force(account, operation, mode, actor=operator_name(), reason=reason)
     except (LookupError, BreakerUnreachable) as err:
         fail(str(err.args[0]) if err.args else str(err), REFUSED)
     Desk(app.database, actor=operator_name()).note(f"breaker {mode}", account=account, reason=reason or None)
     _show([status], as_json=as_json)
 
 
-def _gate() -> "BreakerGate":
-    from tasks import app
+def _gate(app: "Entrega") -> "BreakerGate":
     from worker.breaker import BreakerGate
     from worker.wiring import shared_memory
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ingress.accounts import accounts
 from ingress.breakers import breakers
 from ingress.dead_letters import dead_letters
 from ingress.keys import keys
+from ingress.limits import limits
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
 from ingress.shell import mapping as _mapping
@@ -34,6 +36,8 @@ cli = typer.Typer(
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
 cli.add_typer(keys, name="keys")
+cli.add_typer(accounts, name="accounts")
+cli.command("limits")(limits)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from delivery.errors import LedgerUnavailable, ProviderError
+from ledger.alerts import Alerts
 from ledger.schema import check_schema
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
@@ -34,7 +35,7 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_accounts(app)]
+        findings += [_work(app), *_accounts(app), *_alerts(app)]
     return findings
 
 
@@ -79,3 +80,9 @@ def _accounts(app: "Entrega") -> Iterator[Finding]:
         if standing and standing.probed_at:
             note += f" (health task: {standing.health}, {standing.probed_at:%H:%M:%S} UTC)"
         yield Finding(account, well, note)
+
+
+def _alerts(app: "Entrega") -> Iterator[Finding]:
+    for each in Alerts(app.database).open():
+        note = f"{each.code} since {each.first_at:%Y-%m-%d %H:%M:%S} UTC: {each.reason}; {each.next_step}"
+        yield Finding(f"alert {each.severity} {each.account}", each.severity == "P2", note)

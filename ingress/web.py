@@ -32,6 +32,7 @@ from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
 from ingress.simulation import Simulator
 from ingress.slow_clients import PatientProtocol
+from ledger.alerts import Alerts
 from ledger.api_keys import ApiKeys
 from ledger.schema import check_schema
 from worker import app as entrega
@@ -83,7 +84,8 @@ def _add_pages(web: FastAPI, app: "Entrega", metrics_folder: Path | None) -> Non
     def ready() -> JSONResponse:
         faults = {name: fault for name, check in _checks(app).items() if (fault := check())}
         status = 503 if faults else 200
-        return JSONResponse({"status": "waiting" if faults else "ok", "faults": faults}, status_code=status)
+        answer = {"status": "waiting" if faults else "ok", "faults": faults, "alerts": _alerts(app)}
+        return JSONResponse(answer, status_code=status)
 
     @web.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
@@ -116,6 +118,15 @@ def _checks(app: "Entrega") -> Mapping[str, Callable[[], str | None]]:
         return None
 
     return {"ledger": ledger, "broker": broker, "work": work}
+
+
+def _alerts(app: "Entrega") -> list[dict[str, str]]:
+    """Return what operators were told and did not mend yet; it does not decide readiness."""
+    try:
+        found = Alerts(app.database).open()
+    except LedgerUnavailable:
+        return []
+    return [{"severity": each.severity, "account": each.account, "code": each.code} for each in found]
 
 
 def _figures(app: "Entrega") -> LedgerFigures:

@@ -13,20 +13,28 @@ from sqlalchemy import text
 from delivery.ports import Conclusion, Doubt
 from ledger.canceling import call_back
 from ledger.database import transaction
+from ledger.order import POISON
 from ledger.store import PostgresLedger
 
 # An event may come before the answer of the send, after the lease, or after a resend was planned: whatever state the
 # delivery is in, the proof settles it. Progress only moves forward; `failed` and `bounced` stand beside.
+#
+# A failure is told of one send. While another is under way it waits for that one's end; and once a second send has a
+# receipt of its own, a failure under another receipt is the first one's and says nothing any more.
 _ABSORB = text("""
     WITH picked AS (
-      SELECT id, delivery_id, status, receipt, code FROM inbound_events
-      WHERE worked_at IS NULL ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
+      SELECT e.id, e.delivery_id, e.status, e.receipt, e.code,
+             coalesce(d.resent = 1 AND e.receipt <> d.receipt AND e.status IN ('failed', 'bounced'), false) AS outdated
+      FROM inbound_events e LEFT JOIN deliveries d ON d.id = e.delivery_id
+      WHERE e.worked_at IS NULL
+        AND NOT (coalesce(d.state, '') = 'attempting' AND coalesce(e.status, '') IN ('failed', 'bounced'))
+      ORDER BY e.id LIMIT :most FOR UPDATE OF e SKIP LOCKED
     ), latest AS (
       SELECT delivery_id, max(receipt) AS receipt,
              max(array_position(ARRAY['sent', 'delivered', 'read'], status)) AS rank,
              max(status) FILTER (WHERE status IN ('failed', 'bounced')) AS failure,
              max(code) FILTER (WHERE status IN ('failed', 'bounced')) AS code
-      FROM picked WHERE delivery_id IS NOT NULL GROUP BY delivery_id
+      FROM picked WHERE delivery_id IS NOT NULL AND NOT outdated GROUP BY delivery_id
     ), settled AS (
       UPDATE deliveries d
          SET state = CASE WHEN d.state = 'succeeded' THEN 'succeeded'
@@ -38,6 +46,7 @@ _ABSORB = text("""
              reason = CASE WHEN l.failure IS NOT NULL THEN 'the provider reported it as ' || l.failure END,
              lease_until = NULL, settled_at = coalesce(d.settled_at, now())
       FROM latest l WHERE d.id = l.delivery_id AND d.state NOT IN ('canceled', 'expired')
+        AND NOT (d.state = 'attempting' AND l.rank IS NULL AND l.failure IS NOT NULL)
       RETURNING d.id, d.state, d.progress, d.fallback_id
     ), closed AS (
       UPDATE attempts a SET ended_at = now(), outcome = 'succeeded', code = 'confirmed'
@@ -62,7 +71,8 @@ _TAKE = text("""
     ), taken AS (
       UPDATE deliveries d SET looked_at = now() FROM picked WHERE d.id = picked.id
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent, d.hold_uncertain, d.uncertain_since, now() AS looked_at
+                d.resent, d.hold_uncertain, d.uncertain_since, now() AS looked_at,
+                extract(epoch FROM d.expires_at - now())::float8 AS left_s
     )
     SELECT taken.*, payloads.body, people.data_key,
            extract(epoch FROM taken.looked_at - taken.uncertain_since)::float8 AS age_s,
@@ -75,29 +85,39 @@ _TAKE = text("""
     LEFT JOIN payloads ON payloads.delivery_id = taken.id LEFT JOIN people ON people.person = taken.person
 """)
 
-_CONCLUDE = text("""
+# What a person or a look-up would send again is not, when even its claim in quarantine cost a worker.
+_CONCLUDE = text(f"""
     WITH ended AS (
       SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:verdicts AS text[]),
                            CAST(:reasons AS text[]), CAST(:receipts AS text[]))
         AS ended (id, fence, verdict, reason, receipt)
+    ), judged AS (
+      SELECT e.id, e.fence, e.receipt, p.poison,
+             CASE WHEN p.poison THEN 'poison' ELSE e.verdict END AS verdict,
+             CASE WHEN p.poison THEN 'its workers died in every attempt, also when it was attempted alone'
+                  ELSE e.reason END AS reason
+      FROM ended e JOIN deliveries d ON d.id = e.id
+      CROSS JOIN LATERAL (SELECT e.verdict IN ('absent', 'resend') AND {POISON} AS poison) p
     ), changed AS (
       UPDATE deliveries d
-         SET state = CASE e.verdict WHEN 'proved' THEN 'succeeded' WHEN 'unconfirmed' THEN 'dead' ELSE 'waiting' END,
+         SET state = CASE WHEN e.verdict = 'proved' THEN 'succeeded' WHEN e.verdict IN ('unconfirmed', 'poison')
+                          THEN 'dead' ELSE 'waiting' END,
              receipt = coalesce(e.receipt, d.receipt),
              progress = CASE e.verdict WHEN 'proved' THEN coalesce(d.progress, 'sent') ELSE d.progress END,
-             code = CASE e.verdict WHEN 'proved' THEN 'ok' WHEN 'unconfirmed' THEN 'unconfirmed' ELSE d.code END,
+             code = CASE WHEN e.verdict = 'proved' THEN 'ok' WHEN e.verdict IN ('unconfirmed', 'poison')
+                         THEN e.verdict ELSE d.code END,
              reason = CASE e.verdict WHEN 'proved' THEN NULL ELSE e.reason END,
              resent = CASE e.verdict WHEN 'resend' THEN 1 ELSE d.resent END,
              next_at = now(), hinted_at = NULL,
-             settled_at = CASE WHEN e.verdict IN ('proved', 'unconfirmed') THEN now() END
-      FROM ended e
+             settled_at = CASE WHEN e.verdict IN ('proved', 'unconfirmed', 'poison') THEN now() END
+      FROM judged e
       WHERE d.id = e.id AND d.fence = e.fence AND d.state = 'uncertain' AND e.verdict <> 'later'
       RETURNING d.id, e.verdict, e.reason
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'look-up', verdict, id, reason FROM changed
     )
     SELECT id FROM changed
-""")
+""")  # noqa: S608 - a piece of `ledger.order`
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _NEEDED = """d.fallback = 1 AND (d.state IN ('dead', 'expired', 'uncertain') OR 
       AND d.state IN ('dead', 'expired', 'uncertain', 'succeeded')
       AND (d.state <> 'uncertain' OR d.expires_at <= now())"""
 _FIND = text(f"""
-    SELECT d.*, payloads.body, people.data_key
+    SELECT d.*, extract(epoch FROM d.expires_at - now())::float8 AS left_s, payloads.body, people.data_key
     FROM deliveries d
     LEFT JOIN payloads ON payloads.delivery_id = d.id LEFT JOIN people ON people.person = d.person
     WHERE {_NEEDED} ORDER BY d.id LIMIT :most

@@ -78,7 +78,7 @@ _REPLAY = text(f"""
              tries = (SELECT coalesce(jsonb_object_agg(word, 0), '{{}}')
                         FROM unnest(CAST(:doubtful AS text[])) AS word WHERE d.tries ? word OR d.code = word),
              next_at = p.due, hinted_at = CASE WHEN p.due > now() THEN NULL ELSE now() END, settled_at = NULL,
-             expires_at = p.due + (d.expires_at - d.created_at), replay = CAST(:replay AS uuid)
+             expires_at = p.due + d.lifetime, replay = CAST(:replay AS uuid)
       FROM picked p WHERE d.id = p.id AND d.state IN ('dead', 'held')
       RETURNING d.id, d.kind, d.priority, d.state
     ), written AS (

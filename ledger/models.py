@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -62,6 +63,13 @@ deliveries = Table(
     Column("next_at", _Instant, nullable=False, server_default=_now),
     Column("hinted_at", _Instant, comment="when a worker was, or will be, told to look"),
     Column("expires_at", _Instant, nullable=False),
+    Column(
+        "lifetime",
+        Interval,
+        nullable=False,
+        server_default=text("'1 day'"),
+        comment="from the first due instant until it expires; a replay gets it again",
+    ),
     Column("created_at", _Instant, nullable=False, server_default=_now),
     Column("settled_at", _Instant),
     Column("uncertain_since", _Instant, comment="kept when a person must decide"),
@@ -90,9 +98,11 @@ deliveries = Table(
 # Partial indexes on open states only: the hot paths stay small however many deliveries are settled.
 Index(
     "ix_deliveries_due",
+    deliveries.c.account,
+    deliveries.c.kind,
     deliveries.c.priority,
     deliveries.c.next_at,
-    postgresql_where=text("state in ('ready', 'waiting')"),
+    postgresql_where=text("order_key is null and state in ('ready', 'waiting')"),
 )
 Index("ix_deliveries_expiry", deliveries.c.expires_at, postgresql_where=text("state in ('ready', 'waiting')"))
 Index("ix_deliveries_lease", deliveries.c.lease_until, postgresql_where=text("state = 'attempting'"))
@@ -114,6 +124,8 @@ Index(
 )
 Index(
     "ix_deliveries_keyed_due",
+    deliveries.c.account,
+    deliveries.c.kind,
     deliveries.c.priority,
     deliveries.c.next_at,
     postgresql_where=text("order_key is not null and state in ('ready', 'waiting')"),
@@ -178,6 +190,9 @@ attempts = Table(
     Column("wait_s", Integer, comment="seconds until the next attempt"),
 )
 
+# Rows come in the order of time, so a few pages of ranges find the latest; a tree would cost each attempt more.
+Index("ix_attempts_started_at", attempts.c.started_at, postgresql_using="brin", postgresql_with={"autosummarize": "on"})
+
 idempotency = Table(
     "idempotency",
     metadata,
@@ -194,9 +209,45 @@ accounts = Table(
     Column("name", Text, primary_key=True),
     Column("held_reason", Text, comment="why deliveries of this account wait for a person; null when it works"),
     Column("held_at", _Instant),
+    Column("held_code", Text, comment="the error code when the system held it; null: a person did"),
     Column("health", Text, comment="ok or the error code of the last probe"),
     Column("health_note", Text),
     Column("probed_at", _Instant),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column(
+        "version",
+        Integer,
+        nullable=False,
+        server_default="1",
+        comment="grows with each change; who changes it names the one it read",
+    ),
+    Column("sealed", LargeBinary, nullable=False, comment="the secrets as JSON, sealed with a master key"),
+    Column("changed_at", _Instant, nullable=False, server_default=_now),
+    Column("renewing_until", _Instant, comment="one process at a time renews it, and no longer than this"),
+    Column("unproven_since", _Instant, comment="a renewal began then, and none was stored since"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("code", Text, primary_key=True),
+    Column("severity", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("next_step", Text, nullable=False),
+    Column("first_at", _Instant, nullable=False, server_default=_now),
+    Column(
+        "last_at",
+        _Instant,
+        nullable=False,
+        server_default=_now,
+        comment="when it was last told; never more often than every few minutes",
+    ),
 )
 
 inbound_events = Table(

@@ -13,14 +13,16 @@ from ledger.models import PRIORITIES
 _PAUSE = text("""
     WITH shut AS (
       INSERT INTO accounts (name, held_reason, held_at) VALUES (:account, :reason, now())
-      ON CONFLICT (name) DO UPDATE SET held_reason = :reason, held_at = now()
+      ON CONFLICT (name) DO UPDATE SET held_reason = :reason, held_code = NULL, held_at = now()
       RETURNING name
     )
     INSERT INTO audit (actor, action, account, reason) SELECT :actor, 'paused', name, :reason FROM shut
 """)
 _RESUME = text("""
     WITH opened AS (
-      UPDATE accounts SET held_reason = NULL, held_at = NULL WHERE name = :account RETURNING name
+      UPDATE accounts SET held_reason = NULL, held_code = NULL, held_at = NULL WHERE name = :account RETURNING name
+    ), over AS (
+      DELETE FROM alerts WHERE account = :account
     ), freed AS (
       UPDATE deliveries d
          SET state = 'ready', next_at = now(), hinted_at = now(),
@@ -62,7 +64,7 @@ class Desk:
             connection.execute(_PAUSE, {"account": account, "actor": self.actor, "reason": reason})
 
     def resume(self, account: str, *, reason: str) -> list[Hint]:
-        """Open an account again and free its held deliveries. Return those."""
+        """Open an account again, free its held deliveries and end its alerts. Return those deliveries."""
         with transaction(self.engine) as connection:
             values = {"account": account, "actor": self.actor, "reason": reason}
             return [_hint(row) for row in connection.execute(_RESUME, values)]

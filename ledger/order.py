@@ -29,6 +29,8 @@ UNBLOCKED = f"""(d.order_key IS NULL OR NOT EXISTS (
 
 # The index `ix_deliveries_suspect` says the same.
 SUSPECT = f"(coalesce((d.tries ->> 'lease_lost')::int, 0) >= {QUARANTINE_AFTER})"
+# Its claim in quarantine ended without a result as well.
+POISON = f"(coalesce((d.tries ->> 'lease_lost')::int, 0) > {QUARANTINE_AFTER})"
 
 _DOUBTFUL = ", ".join(f"'{each}'" for each in sorted(DOUBTFUL_CODES))
 # Surely without effect so far, so that "canceled" stays a promise: nothing was, is or will be sent.

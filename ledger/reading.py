@@ -83,10 +83,16 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Account:
-    """An account's standing: why it is held, and what the last probe found."""
+    """An account's standing: why it is held, and what the last probe found.
+
+    Attributes:
+        held_code: The error code when the system held it; None when a person did.
+    """
 
     name: str
     held_reason: str | None
+    held_code: str | None
+    held_at: datetime | None
     health: str | None
     health_note: str | None
     probed_at: datetime | None
@@ -186,7 +192,10 @@ class Archive:
         query = select(accounts).order_by(accounts.c.name)
         with transaction(self.engine) as connection:
             rows = connection.execute(query)
-            return [Account(r.name, r.held_reason, r.health, r.health_note, r.probed_at) for r in rows]
+            return [
+                Account(r.name, r.held_reason, r.held_code, r.held_at, r.health, r.health_note, r.probed_at)
+                for r in rows
+            ]
 
     def verify(self) -> Verdict:
         """Audit the promise: accepted = succeeded + open + dead + canceled + expired, and every row is sound."""

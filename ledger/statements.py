@@ -7,18 +7,6 @@ from sqlalchemy import text
 
 from ledger.order import SUSPECT, UNBLOCKED
 
-KEEP_KEYS = text("""
-    INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
-    SELECT producer, key, body_hash, id, now() + kept_s * interval '1 second'
-    FROM unnest(CAST(:producers AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:ids AS uuid[]),
-                CAST(:kept AS float8[])) AS new (producer, key, body_hash, id, kept_s)
-    ORDER BY producer, key
-    ON CONFLICT (producer, key) DO UPDATE
-       SET body_hash = excluded.body_hash, delivery_id = excluded.delivery_id, kept_until = excluded.kept_until
-     WHERE i.kept_until <= now()
-    RETURNING i.producer, i.key
-""")
-
 FIND_KEYS = text("""
     SELECT i.producer, i.key, i.body_hash, d.id, d.state, d.next_at
     FROM idempotency i JOIN deliveries d ON d.id = i.delivery_id
@@ -32,6 +20,8 @@ POINT_KEYS = text("""
     WHERE i.producer = new.producer AND i.key = new.key
 """)
 
+# One statement, so that a submit is one round trip. A row is opened when its payload was sealed with the person's own
+# data key and it won every key it wants; the answer says which of the two was missing.
 OPEN = text("""
     WITH new AS (
       SELECT * FROM unnest(
@@ -39,26 +29,56 @@ OPEN = text("""
         CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
-        CAST(:fallbacks AS smallint[])
-      ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-                order_key, fallback)
+        CAST(:fallbacks AS smallint[]), CAST(:data_keys AS bytea[]), CAST(:data_keys_are_new AS bool[])
+      ) WITH ORDINALITY AS new (
+        id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
+        order_key, fallback, data_key, data_key_is_new, place)
+    ), wanted AS (
+      SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
+                           CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
+        AS wanted (id, producer, key, body_hash, kept_s)
+    ), known AS (
+      SELECT person, data_key FROM people WHERE person IN (SELECT person FROM new)
+    ), made AS (
+      INSERT INTO people (person, data_key)
+      SELECT DISTINCT ON (person) person, data_key FROM new
+      WHERE data_key_is_new AND NOT EXISTS (SELECT FROM known WHERE known.person = new.person)
+      ORDER BY person
+      ON CONFLICT DO NOTHING
+      RETURNING person, data_key
+    ), sealed AS (
+      SELECT new.* FROM new JOIN (SELECT * FROM known UNION ALL SELECT * FROM made) AS k
+        ON k.person = new.person AND k.data_key = new.data_key
+    ), kept AS (
+      INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
+      SELECT producer, key, body_hash, id, now() + kept_s * interval '1 second'
+      FROM wanted WHERE id IN (SELECT id FROM sealed) ORDER BY producer, key
+      ON CONFLICT (producer, key) DO UPDATE
+         SET body_hash = excluded.body_hash, delivery_id = excluded.delivery_id, kept_until = excluded.kept_until
+       WHERE i.kept_until <= now()
+      RETURNING i.delivery_id
+    ), won AS (
+      SELECT * FROM sealed s
+      WHERE (SELECT count(*) FROM kept WHERE delivery_id = s.id) = (SELECT count(*) FROM wanted WHERE wanted.id = s.id)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              hold_uncertain, person, recipient, order_key, fallback)
+                              lifetime, hold_uncertain, person, recipient, order_key, fallback)
       SELECT id, kind, account, producer, priority,
              CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
+             coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback
-      FROM new
+      FROM won ORDER BY place
       RETURNING id, state, next_at, producer
-    ), sealed AS (
-      INSERT INTO payloads (delivery_id, body) SELECT id, body FROM new
+    ), stored AS (
+      INSERT INTO payloads (delivery_id, body) SELECT id, body FROM won
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id) SELECT producer, 'accepted', id FROM opened
     )
-    SELECT id, state, next_at FROM opened
+    SELECT new.id, opened.state, opened.next_at, sealed.id IS NOT NULL AS is_sealed
+    FROM new LEFT JOIN opened ON opened.id = new.id LEFT JOIN sealed ON sealed.id = new.id
 """)
 
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
@@ -96,7 +116,7 @@ CLAIM = text(f"""
       WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent
+                d.resent, extract(epoch FROM d.expires_at - now())::float8 AS left_s
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken
@@ -112,23 +132,24 @@ CLAIM = text(f"""
 """)  # noqa: S608 - pieces of `ledger.order`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
-# the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
+# the proof wins, unless the provider told meanwhile that what it had accepted failed. An attempt that a closed gate
+# stopped is undone as if it had never been begun.
 SETTLE = text("""
     WITH ended AS (
       SELECT * FROM unnest(
         CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),
         CAST(:codes AS text[]), CAST(:reasons AS text[]), CAST(:waits AS float8[]), CAST(:parked AS bool[]),
         CAST(:burned AS bool[]), CAST(:receipts AS text[]), CAST(:statuses AS int[]),
-        CAST(:provider_codes AS text[]), CAST(:durations AS float8[])
+        CAST(:provider_codes AS text[]), CAST(:durations AS float8[]), CAST(:paced AS bool[])
       ) AS ended (id, fence, state, outcome, code, reason, wait_s, parked, burned, receipt, http_status,
-                  provider_code, duration_ms)
+                  provider_code, duration_ms, paced)
     ), changed AS (
       UPDATE deliveries d
          SET state = e.state, lease_until = NULL, code = e.code, reason = e.reason,
              receipt = coalesce(e.receipt, d.receipt),
              progress = CASE WHEN e.state = 'succeeded' THEN 'sent' ELSE d.progress END,
              next_at = now() + coalesce(e.wait_s, 0) * interval '1 second',
-             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND e.wait_s <= :short_s
+             hinted_at = CASE WHEN e.state = 'waiting' AND NOT e.parked AND NOT e.paced AND e.wait_s <= :short_s
                               THEN now() + e.wait_s * interval '1 second' END,
              parks = d.parks + e.parked::int,
              attempts = d.attempts - (NOT e.burned)::int,
@@ -141,8 +162,9 @@ SETTLE = text("""
              settled_at = CASE WHEN e.state IN ('succeeded', 'dead') THEN now() END
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
-        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
-      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason, d.fallback_id
+        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')
+                                        AND coalesce(d.progress, '') NOT IN ('failed', 'bounced')))
+      RETURNING d.id, d.account, e.fence, e.state, e.burned, e.code, e.reason, d.fallback_id
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id
     ), closed AS (
@@ -154,11 +176,14 @@ SETTLE = text("""
     ), undone AS (
       DELETE FROM attempts a USING changed c WHERE a.delivery_id = c.id AND a.fence = c.fence AND NOT c.burned
     ), shut AS (
-      INSERT INTO accounts AS acc (name, held_reason, held_at)
-      SELECT account, min(reason), now() FROM changed WHERE state = 'held' GROUP BY account
+      INSERT INTO accounts AS acc (name, held_reason, held_code, held_at)
+      SELECT DISTINCT ON (account) account, reason, code, now() FROM changed WHERE state = 'held' ORDER BY account, id
       ON CONFLICT (name) DO UPDATE
-         SET held_reason = coalesce(acc.held_reason, excluded.held_reason),
-             held_at = coalesce(acc.held_at, excluded.held_at)
+         SET held_reason = excluded.held_reason, held_code = excluded.held_code, held_at = excluded.held_at
+       WHERE acc.held_reason IS NULL
+      RETURNING name, held_reason
+    ), noted AS (
+      INSERT INTO audit (actor, action, account, reason) SELECT 'system', 'held', name, held_reason FROM shut
     )
     SELECT id, CASE WHEN state = 'succeeded' THEN fallback_id END AS unneeded FROM changed
 """)
@@ -180,7 +205,9 @@ FREE_LEASES = text("""
                           ELSE 'waiting' END,
              uncertain_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN now() END,
              stuck_since = CASE WHEN d.kind <> ALL(CAST(:idempotent AS text[])) THEN coalesce(d.stuck_since, now())
-                                ELSE d.stuck_since END
+                                ELSE d.stuck_since END,
+             settled_at = CASE WHEN d.kind = ANY(CAST(:idempotent AS text[]))
+                                AND coalesce((d.tries ->> 'lease_lost')::int, 0) >= :retries THEN now() END
       FROM lost WHERE d.id = lost.id
       RETURNING d.id, d.fence, d.state
     ), closed AS (
@@ -209,28 +236,3 @@ EXPIRE = text("""
     )
     SELECT state, count(*) AS n FROM ended GROUP BY state
 """)
-
-# Parked deliveries come back through DRAIN alone, at its pace; a lost hint of one that was drained is found here.
-# Those with an order key: `ledger.order_hints`.
-DUE = text("""
-    WITH picked AS (
-      SELECT id FROM deliveries
-      WHERE state IN ('ready', 'waiting') AND next_at <= now() AND expires_at > now()
-        AND (hinted_at IS NULL OR hinted_at < now() - :stale_s * interval '1 second')
-        AND (state = 'ready' OR parks = 0) AND order_key IS NULL
-      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.kind, d.priority, d.next_at
-""")
-
-DRAIN = text(f"""
-    WITH picked AS (
-      SELECT id FROM deliveries d
-      WHERE state = 'waiting' AND parks > 0 AND next_at <= now() AND expires_at > now()
-        AND {UNBLOCKED}
-      ORDER BY priority, next_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    UPDATE deliveries d SET state = 'ready', hinted_at = now() FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.kind, d.priority, d.next_at
-""")  # noqa: S608 - pieces of `ledger.order`

@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, Row
 
 from delivery.commands import KINDS, Command
-from delivery.errors import DOUBTFUL_CODES
+from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
-from delivery.ports import Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
+from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
+from ledger import backlogs
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
 from ledger.models import PRIORITIES
-from ledger.order_hints import due_in_order
 from ledger.sealing import Unreadable, seal, unseal
-from ledger.vault import Vault
+from ledger.vault import DataKey, Vault
 
 # Waits up to here are also carried by a Celery retry; longer ones live in Postgres alone.
 SHORT_WAIT = timedelta(seconds=30)
@@ -31,9 +31,10 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Entry:
-    """One new delivery with its hashed keys."""
+    """One new delivery with its hashed keys, and its recipient as a keyed hash."""
 
     new: NewDelivery
+    person: bytes
     keys: Mapping[_Key, tuple[bytes, timedelta]]
 
 
@@ -48,10 +49,12 @@ class PostgresLedger:
         """See `delivery.ports.Ledger.open`.
 
         Raises:
-            LedgerUnavailable: Postgres is away; nothing was written.
+            LedgerUnavailable: Postgres is away; nothing was promised, and opening the same again is safe.
         """
         entries = [self._entry(each) for each in new]
-        with transaction(self.engine) as connection:
+        # A delivery that wins one of two keys has to give it back: that takes a second statement.
+        single = all(len(each.keys) == 1 for each in entries)
+        with (statement if single else transaction)(self.engine) as connection:
             return self._open(connection, entries)
 
     def open_within(self, connection: Connection, new: NewDelivery) -> Opened:
@@ -98,6 +101,8 @@ class PostgresLedger:
             freed = _counts(connection, sql.FREE_LEASES, {"idempotent": list(idempotent), "retries": lease_retries})
         with transaction(self.engine) as connection:
             ended = _counts(connection, sql.EXPIRE, {})
+        with transaction(self.engine) as connection:
+            backlogs.shelve(connection, most=1000)
         return Swept(
             freed=freed.get("waiting", 0),
             uncertain=freed.get("uncertain", 0),
@@ -105,24 +110,27 @@ class PostgresLedger:
             expired=ended.get("expired", 0),
         )
 
-    def due(self, *, stale: timedelta, most: int) -> list[Hint]:
+    def backlogs(self, *, stale: timedelta, most: int) -> list[Backlog]:
+        """See `delivery.ports.Ledger.backlogs`."""
+        with transaction(self.engine) as connection:
+            return backlogs.count(connection, stale=stale, most=most)
+
+    def due(self, backlog: Backlog, *, stale: timedelta, waits: Sequence[timedelta]) -> list[Hint]:
         """See `delivery.ports.Ledger.due`."""
         with transaction(self.engine) as connection:
-            # Half for those with an order key, at most, so that neither sort keeps the other waiting.
-            keyed = due_in_order(connection, stale=stale, most=max(1, most // 2))
-            values = {"stale_s": stale.total_seconds(), "most": most - len(keyed)}
-            return _hints([*keyed, *connection.execute(sql.DUE, values)])
-
-    def drain(self, *, most: int) -> list[Hint]:
-        """See `delivery.ports.Ledger.drain`."""
-        with transaction(self.engine) as connection:
-            return _hints(connection.execute(sql.DRAIN, {"most": most}).all())
+            return backlogs.take(connection, backlog, stale=stale, waits=waits)
 
     def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
         firsts, repeats = _split_repeats(entries)
-        standing = self._keep_keys(connection, firsts)
-        fresh = [each for each in firsts if each.new.id not in standing]
-        opened = self._insert(connection, fresh) | standing
+        opened: dict[UUID, Opened] = {}
+        pending = firsts
+        while pending:
+            made, unsealed = self._insert(connection, pending)
+            opened |= made
+            # Sealed with another key than the person's own: another process met the person first. Rare, and once.
+            self.vault.learn(connection, (each.person for each in unsealed))
+            pending = unsealed
+        opened |= self._standing(connection, [each for each in firsts if each.new.id not in opened])
         for repeat, (first, same_body) in repeats.items():
             opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
         return [opened[each.new.id] for each in entries]
@@ -138,55 +146,37 @@ class PostgresLedger:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
-        return _Entry(new, keys)
+        return _Entry(new, self.vault.hash(new.command.recipient), keys)
 
-    def _keep_keys(self, connection: Connection, entries: Sequence[_Entry]) -> dict[UUID, Opened]:
-        """Take the keys; return, for each delivery that lost one, the earlier delivery that stands for it."""
-        wanted = [
-            (key, body_hash, kept, each.new.id) for each in entries for key, (body_hash, kept) in each.keys.items()
-        ]
-        values = {
-            "producers": [key[0] for key, *_ in wanted],
-            "keys": [key[1] for key, *_ in wanted],
-            "hashes": [body_hash for _, body_hash, *_ in wanted],
-            "kept": [kept.total_seconds() for *_, kept, _ in wanted],
-            "ids": [id_ for *_, id_ in wanted],
+    def _insert(self, connection: Connection, entries: Sequence[_Entry]) -> tuple[dict[UUID, Opened], list[_Entry]]:
+        """Open those that win their keys; return them, and those whose payload was sealed with a wrong data key."""
+        data_keys = self.vault.data_keys(each.person for each in entries)
+        rows = [_new_row(each, data_keys[each.person], self._order_key(each.new)) for each in entries]
+        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | _wanted_keys(entries))}
+        for each in entries:
+            if found[each.new.id].is_sealed and data_keys[each.person].is_new:
+                self.vault.remember(each.person, data_keys[each.person])
+        opened = {
+            id_: Opened(id_, fresh=True, same_body=True, state=row.state, next_at=row.next_at)
+            for id_, row in found.items()
+            if row.state is not None
         }
-        won = {(row.producer, row.key) for row in connection.execute(sql.KEEP_KEYS, values)}
-        lost = [key for key, *_ in wanted if key not in won]
-        if not lost:
+        return opened, [each for each in entries if not found[each.new.id].is_sealed]
+
+    def _standing(self, connection: Connection, entries: Sequence[_Entry]) -> dict[UUID, Opened]:
+        """Return, for each delivery that lost a key, the earlier delivery that stands for it."""
+        if not entries:
             return {}
-        earlier = _find_keys(connection, lost)
+        earlier = _find_keys(connection, [key for each in entries for key in each.keys])
         standing = {}
         for each in entries:
             taken = next((key for key in each.keys if key in earlier), None)
-            if taken is not None:
-                standing[each.new.id] = _standing(earlier[taken], each.keys[taken][0], taken)
-        _point_keys(
-            connection,
-            {
-                key: standing[each.new.id].id
-                for each in entries
-                if each.new.id in standing
-                for key in each.keys
-                if key in won
-            },
-        )
+            if taken is None:
+                raise LedgerUnavailable("the delivery that this command repeats is gone from the ledger; use a new key")
+            standing[each.new.id] = _standing(earlier[taken], each.keys[taken][0], taken)
+        won = {key: standing[each.new.id].id for each in entries for key in each.keys if key not in earlier}
+        _point_keys(connection, won)
         return standing
-
-    def _insert(self, connection: Connection, entries: Sequence[_Entry]) -> dict[UUID, Opened]:
-        if not entries:
-            return {}
-        people = {each.new.id: self.vault.hash(each.new.command.recipient) for each in entries}
-        data_keys = self.vault.data_keys(connection, people.values())
-        rows = [
-            _new_row(each.new, people[each.new.id], data_keys[people[each.new.id]], self._order_key(each.new))
-            for each in entries
-        ]
-        opened = connection.execute(sql.OPEN, _columns(rows))
-        return {
-            row.id: Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at) for row in opened
-        }
 
     def _order_key(self, new: NewDelivery) -> str | None:
         key = new.command.options.order_key
@@ -200,7 +190,8 @@ class PostgresLedger:
             return None
         doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
         order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)
-        return Claimed(order, row.producer, row.fence, row.tries, row.parks)
+        left = timedelta(seconds=row.left_s)
+        return Claimed(order, row.producer, row.fence, row.tries, row.parks, left)
 
     def stored(self, row: Row[Any]) -> dict[str, Any]:
         """Open the payload of a row that has `id`, `person`, `body` and `data_key`.
@@ -250,6 +241,7 @@ class _Ending:
     statuses: int | None = None
     provider_codes: str | None = None
     durations: float | None = None
+    paced: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,6 +262,8 @@ class _NewRow:
     bodies: bytes
     order_keys: str | None
     fallbacks: int
+    data_keys: bytes
+    data_keys_are_new: bool
 
 
 def payload_place(delivery_id: UUID) -> str:
@@ -277,7 +271,8 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def _new_row(new: NewDelivery, person: bytes, data_key: bytes, order_key: str | None) -> _NewRow:
+def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
+    new = entry.new
     options = new.command.options
     body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
     return _NewRow(
@@ -290,12 +285,25 @@ def _new_row(new: NewDelivery, person: bytes, data_key: bytes, order_key: str | 
         expires_at=options.expires_at,
         expires_in=new.expires_in.total_seconds(),
         holds=int(new.hold_uncertain),
-        people=person,
+        people=entry.person,
         recipients=new.recipient,
-        bodies=seal(data_key, _canonical(body).encode(), payload_place(new.id)),
+        bodies=seal(data_key.key, _canonical(body).encode(), payload_place(new.id)),
         order_keys=order_key,
         fallbacks=int(options.fallback is not None),
+        data_keys=data_key.wrapped,
+        data_keys_are_new=data_key.is_new,
     )
+
+
+def _wanted_keys(entries: Sequence[_Entry]) -> dict[str, Any]:
+    wanted = [(key, value, each.new.id) for each in entries for key, value in each.keys.items()]
+    return {
+        "key_ids": [id_ for *_, id_ in wanted],
+        "key_producers": [producer for (producer, _), *_ in wanted],
+        "keys": [key for (_, key), *_ in wanted],
+        "key_hashes": [body_hash for _, (body_hash, _), _ in wanted],
+        "kept": [kept.total_seconds() for _, (_, kept), _ in wanted],
+    }
 
 
 def _ending(settlement: Settlement) -> _Ending:
@@ -315,6 +323,7 @@ def _ending(settlement: Settlement) -> _Ending:
         statuses=settlement.http_status,
         provider_codes=settlement.provider_code,
         durations=settlement.duration.total_seconds() * 1000,
+        paced=isinstance(outcome, Deferred) and outcome.paced,
     )
 
 
@@ -373,11 +382,6 @@ def _point_keys(connection: Connection, targets: Mapping[_Key, UUID]) -> None:
             "ids": list(targets.values()),
         }
         connection.execute(sql.POINT_KEYS, values)
-
-
-def _hints(rows: Sequence[Row[Any]]) -> list[Hint]:
-    ordered = sorted(rows, key=lambda row: (row.priority, row.next_at))
-    return [Hint(row.id, row.kind, PRIORITIES[row.priority]) for row in ordered]
 
 
 def _counts(connection: Connection, statement: Any, values: Mapping[str, Any]) -> dict[str, int]:

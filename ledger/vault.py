@@ -1,7 +1,7 @@
 """Keys kept in the ledger, wrapped: the index key of the installation and one data key for each person."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from sqlalchemy import Connection, Engine, text
@@ -12,11 +12,22 @@ from ledger.sealing import MasterKeys, keyed_hash, new_data_key
 _FIND = text("SELECT wrapped FROM vault WHERE name = 'index'")
 _KEEP = text("INSERT INTO vault (name, wrapped) VALUES ('index', :wrapped) ON CONFLICT DO NOTHING")
 _FIND_PEOPLE = text("SELECT person, data_key FROM people WHERE person = ANY(CAST(:people AS bytea[]))")
-_KEEP_PEOPLE = text("""
-    INSERT INTO people (person, data_key)
-    SELECT * FROM unnest(CAST(:people AS bytea[]), CAST(:keys AS bytea[])) AS new (person, data_key) ORDER BY person
-    ON CONFLICT DO NOTHING
-""")
+# Data keys of people that this process met lately; each is 32 bytes.
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """One person's key.
+
+    Attributes:
+        wrapped: As it stands in the ledger.
+        is_new: Made here and not stored yet.
+    """
+
+    key: bytes
+    wrapped: bytes
+    is_new: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Vault:
 
     engine: Engine
     masters: MasterKeys
+    _known: dict[bytes, DataKey] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def index_key(self) -> bytes:
@@ -40,17 +52,31 @@ class Vault:
         """Return the keyed hash of a text, e.g. a normalised address."""
         return keyed_hash(self.index_key, text_)
 
-    def data_keys(self, connection: Connection, people: Iterable[bytes]) -> Mapping[bytes, bytes]:
-        """Return a data key for each person, making the missing ones in this transaction."""
-        wanted = sorted(set(people))
-        found = self._find(connection, wanted)
-        missing = [each for each in wanted if each not in found]
-        if missing:
-            wrapped = [self.masters.wrap(new_data_key(), person_place(each)) for each in missing]
-            connection.execute(_KEEP_PEOPLE, {"people": missing, "keys": wrapped})
-            # Another transaction may have been first: what stands in the table is the key.
-            found |= self._find(connection, missing)
-        return found
+    def data_keys(self, people: Iterable[bytes]) -> Mapping[bytes, DataKey]:
+        """Return a data key for each person: the one this process knows, else a new one, which may turn out wrong.
+
+        Who seals with it lets the ledger compare it with the person's own, and learns that one when they differ.
+        """
+        return {each: self._known.get(each) or self._new(each) for each in set(people)}
+
+    def learn(self, connection: Connection, people: Iterable[bytes]) -> None:
+        """Read the people's own data keys, or forget those that were erased."""
+        wanted = list(set(people))
+        found = {bytes(row.person): bytes(row.data_key) for row in connection.execute(_FIND_PEOPLE, {"people": wanted})}
+        for person in wanted:
+            self._known.pop(person, None)
+            if person in found:
+                self.remember(person, DataKey(self.open_data_key(person, found[person]), found[person]))
+
+    def remember(self, person: bytes, known: DataKey) -> None:
+        """Keep a data key that stands in the ledger for the person's next command."""
+        while len(self._known) >= _REMEMBERED:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[person] = replace(known, is_new=False)
+
+    def _new(self, person: bytes) -> DataKey:
+        key = new_data_key()
+        return DataKey(key, self.masters.wrap(key, person_place(person)), is_new=True)
 
     def open_data_key(self, person: bytes, wrapped: bytes) -> bytes:
         """Unwrap one person's data key.
@@ -59,10 +85,6 @@ class Vault:
             Unreadable: It was wrapped by a master key that is gone.
         """
         return self.masters.unwrap(wrapped, person_place(person))
-
-    def _find(self, connection: Connection, people: list[bytes]) -> dict[bytes, bytes]:
-        rows = connection.execute(_FIND_PEOPLE, {"people": people})
-        return {bytes(row.person): self.open_data_key(bytes(row.person), bytes(row.data_key)) for row in rows}
 
 
 def person_place(person: bytes) -> str:

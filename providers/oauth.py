@@ -3,10 +3,11 @@
 Owns one token for one account. It fetches as seldom as it can, since every fetch may count against a quota, and it
 keeps working without Redis, which only spares fetches. A token or secret never stands in an error, a `repr` or a log.
 
-Source: RFC 6749, The OAuth 2.0 Authorization Framework, sections 4.4 and 5, read 2026-11-22.
+Source: RFC 6749, The OAuth 2.0 Authorization Framework, sections 4.4, 5 and 6, read 2026-11-22.
 """
 
 import hashlib
+import random
 import re
 import threading
 import time
@@ -18,17 +19,22 @@ from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
-from redis import Redis
 
 from config.policy import Timeouts
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
 from providers.http import Answer, HttpClient
-from providers.token_shelf import Token, TokenShelf, is_sendable
+from providers.token_shelf import Shelf, Token, is_sendable
 
 _WORD = re.compile(r"[a-z_]{1,40}")
 # A renewal ahead of its time that fails is tried again after this, while the old token still serves.
 _RENEWAL_PAUSE = timedelta(seconds=30)
 _LOOK_EVERY = timedelta(milliseconds=50)
+_SERVER_ERROR = 500
+# Refusals of the token endpoint that pass by themselves, and our word for each.
+_TRANSIENT: Mapping[int, str] = {408: "unavailable", 425: "unavailable", 429: "rate_limited"}
+# Each process begins to renew at its own moment within this share of the margin, so that the first one renews while
+# the others still work with the old token.
+_SPREAD = 0.1
 
 
 class Credentials(Protocol):
@@ -82,7 +88,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """Who we are at a token endpoint, for the grant `client_credentials`.
+    """Who we are at a token endpoint.
 
     Attributes:
         token_url: Absolute, without query.
@@ -97,10 +103,9 @@ class ClientCredentials:
     default_life: timedelta = timedelta(hours=1)
 
     def form(self) -> Mapping[str, str]:
-        """Return the form that asks for a token; it holds the secret."""
+        """Return our part of the form that asks for a token; it holds the secret."""
         names = {"client_id": self.client_id, "client_secret": self.client_secret.get_secret_value()}
-        scope = {"scope": self.scope} if self.scope else {}
-        return {"grant_type": "client_credentials", **names, **scope}
+        return {**names, "scope": self.scope} if self.scope else names
 
     def mark(self) -> str:
         """Return a short mark that tells tokens of other credentials apart; reveals nothing."""
@@ -109,48 +114,46 @@ class ClientCredentials:
 
 
 class TokenSource:
-    """One bearer token, shared by the threads of this process and, through Redis, by every worker.
+    """One bearer token, shared by the threads of this process and, through its shelf, by every worker.
 
     Args:
-        service: Names the token in Redis, `api:{service}:token`, e.g. "crm".
         credentials: Who we are.
+        shelf: Where workers share the token.
         http: The pooled session.
         timeouts: Of one call to the token endpoint. Others wait for that call no longer than its total.
         margin: How long before the end of a token of some life to renew it; never more than half of that life counts,
             or a short token would be fetched at every call.
-        redis: Where workers share the token, with short time-outs and no retries of its own; None when there is none.
-        seal: Encrypts the token for Redis.
-        unseal: Opens what `seal` closed; raises ValueError or InvalidTag for anything else.
+        renewed: Told of each token that was fetched.
         wall: Seconds since 1970, for the times that workers share.
         ticks: A monotonic clock, for the times of this process.
         pause: Waits the seconds it is given, while another worker fetches.
+        chance: A number from 0 to 1, once for each token; tests pass a fixed one.
     """
 
     def __init__(  # noqa: PLR0913 - what a shared token stands on, all by name
         self,
         *,
-        service: str,
         credentials: ClientCredentials,
+        shelf: Shelf,
         http: HttpClient,
         timeouts: Timeouts,
         margin: Callable[[timedelta], timedelta],
-        redis: Redis | None,
-        seal: Callable[[bytes], bytes],
-        unseal: Callable[[bytes], bytes],
+        renewed: Callable[[], object] = lambda: None,
         wall: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._credentials = credentials
+        self._shelf = shelf
         self._http = http
         self._timeouts = timeouts
         self._margin = margin
-        self._shelf = TokenShelf(
-            redis=redis, service=service, mark=credentials.mark(), seal=seal, unseal=unseal, ticks=ticks
-        )
+        self._renewed = renewed
         self._wall = wall
         self._ticks = ticks
         self._pause = pause or threading.Event().wait
+        self._chance = chance
         self._one_at_a_time = threading.Lock()
         self._held: Token | None = None
         self._failure: tuple[float, ProviderError] | None = None
@@ -208,7 +211,8 @@ class TokenSource:
             fresh = self._shared(failed) or self._fetch_for_all(failed)
         except ProviderError as err:
             return self._stay_with_the_old(err, failed)
-        self._held = fresh
+        later = (fresh.dies_at - fresh.renew_at) * _SPREAD * self._chance()
+        self._held = Token(fresh.text, fresh.renew_at + later, fresh.dies_at)
         return fresh.text
 
     def _stay_with_the_old(self, err: ProviderError, failed: str | None) -> str:
@@ -228,35 +232,57 @@ class TokenSource:
 
     def _fetch_for_all(self, failed: str | None) -> Token:
         """Fetch under the lock of the cluster; who does not get it waits for the token of who did."""
-        holder = self._shelf.lock(timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE)
-        if holder is None:
-            return self._wait_for_another(failed) or self._fetch()
-        try:
-            return self._shared(failed) or self._fetch()
-        finally:
-            self._shelf.unlock(holder)
-
-    def _wait_for_another(self, failed: str | None) -> Token | None:
         # A wait inside a worker's slot is wrong as a rule; here it is one short call of another worker, and coming
         # back later would burn an attempt of every delivery that meets it.
         looks = int(self._timeouts.total_s / _LOOK_EVERY.total_seconds())
         for _ in range(looks):
+            holder = self._shelf.lock(timedelta(seconds=self._timeouts.total_s) + _RENEWAL_PAUSE)
+            if holder is not None:
+                return self._fetch_locked(holder, failed)
             self._pause(_LOOK_EVERY.total_seconds())
             found = self._shared(failed)
             if found is not None:
                 return found
-            if not self._shelf.is_locked():
-                return self._shared(failed)  # it may have been shared between the look and the question
-        return None
+        return self._fetch_beside()
+
+    def _fetch_locked(self, holder: str, failed: str | None) -> Token:
+        try:
+            return self._shared(failed) or self._fetch()  # it may have been shared between the look and the lock
+        finally:
+            self._shelf.unlock(holder)
+
+    def _fetch_beside(self) -> Token:
+        """Fetch although somebody holds the lock, which may be a dead worker; not where two fetches harm each other."""
+        if self._shelf.strict:
+            raise Retryable(f"{_where(self._credentials)}: another worker renews the token", code="temporary")
+        return self._fetch()
 
     def _fetch(self) -> Token:
         started_at, began_at = self._wall(), self._ticks()
-        text, life = _token_in(self._ask(), self._credentials, datetime.fromtimestamp(started_at, UTC))
+        answer = self._ask()
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            self._refuse(answer, datetime.fromtimestamp(started_at, UTC))
+        text, life = _token_in(answer, self._credentials)
         fresh_for = life - min(self._margin(life), life / 2)
         # Counted from the start of the request: the token was made somewhere between then and the answer.
-        token = Token(text, fresh_for.total_seconds(), life.total_seconds())
+        token = Token(text, fresh_for.total_seconds(), life.total_seconds(), _refresh_token_in(answer))
+        # Nobody sees the token before the shelf has it: what is lost after its first use may be lost for good.
         self._shelf.write(token.moved(started_at), keep_for=fresh_for)
+        self._renewed()
         return token.moved(began_at)
+
+    def _refuse(self, answer: Answer, now: datetime) -> NoReturn:
+        word = _error_word(answer.json())
+        where = f"{_where(self._credentials)}: no token ({answer.status} {word})".replace(" )", ")")
+        facts: dict[str, Any] = {"http_status": answer.status, "provider_code": word or None}
+        code = _TRANSIENT.get(answer.status) or ("unavailable" if answer.status >= _SERVER_ERROR else None)
+        if code is not None:
+            asked = answer.retry_after(now)
+            raise Retryable(f"{where}; it will be asked again", code=code, retry_after=asked, **facts)
+        advice = self._shelf.refused()
+        if word or answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise Permanent(f"{where}; {advice}", code="unauthorized", **facts)
+        raise Permanent(f"{where}; check the token URL", code="misconfigured", **facts)
 
     def _ask(self) -> Answer:
         url = self._credentials.token_url
@@ -267,7 +293,7 @@ class TokenSource:
                 route=urlsplit(url).path,
                 timeouts=self._timeouts,
                 headers={"Accept": "application/json"},
-                form=self._credentials.form(),
+                form={**self._shelf.grant(), **self._credentials.form()},
                 max_bytes=65_536,
             )
         except Ambiguous as err:
@@ -276,15 +302,18 @@ class TokenSource:
             raise Retryable(message, code="not_sent", http_status=err.http_status) from err
 
 
-def _token_in(answer: Answer, credentials: ClientCredentials, now: datetime) -> tuple[str, timedelta]:
+def _token_in(answer: Answer, credentials: ClientCredentials) -> tuple[str, timedelta]:
     found = answer.json()
-    if answer.status >= HTTPStatus.BAD_REQUEST:
-        _refuse(answer, credentials, now)
     text, kind = found.get("access_token"), str(found.get("token_type", "bearer"))
     if not isinstance(text, str) or not is_sendable(text) or kind.lower() != "bearer":
         message = f"{_where(credentials)}: answered {answer.status} without a bearer token; check the token URL"
         raise Retryable(message, code="unavailable", http_status=answer.status)
     return text, _life(found.get("expires_in")) or credentials.default_life
+
+
+def _refresh_token_in(answer: Answer) -> str | None:
+    found = answer.json().get("refresh_token")
+    return found if isinstance(found, str) and is_sendable(found) else None
 
 
 def _life(expires_in: object) -> timedelta | None:
@@ -293,21 +322,6 @@ def _life(expires_in: object) -> timedelta | None:
         return timedelta(seconds=seconds) if seconds > 0 else None
     except (ValueError, OverflowError):
         return None
-
-
-def _refuse(answer: Answer, credentials: ClientCredentials, now: datetime) -> NoReturn:
-    word = _error_word(answer.json())
-    where = f"{_where(credentials)}: no token ({answer.status} {word})".replace(" )", ")")
-    facts: dict[str, Any] = {"http_status": answer.status, "provider_code": word or None}
-    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        code = "rate_limited" if answer.status == HTTPStatus.TOO_MANY_REQUESTS else "unavailable"
-        asked = answer.retry_after(now)
-        raise Retryable(f"{where}; it will be asked again", code=code, retry_after=asked, **facts)
-    if answer.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}:
-        raise Retryable(f"{where}; it will be asked again", code="unavailable", **facts)
-    if word or answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        raise Permanent(f"{where}; check client id, secret and scope", code="unauthorized", **facts)
-    raise Permanent(f"{where}; check the token URL", code="misconfigured", **facts)
 
 
 def _error_word(found: Mapping[str, Any]) -> str:

@@ -8,10 +8,11 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from redis import Redis, RedisError
@@ -33,15 +34,54 @@ def is_sendable(secret: str) -> bool:
 
 @dataclass(frozen=True)
 class Token:
-    """A token and its times, in seconds of the clock of its holder: the wall clock in Redis, else the monotonic."""
+    """A token and its times, in seconds of the clock of its holder: the wall clock on a shelf, else the monotonic.
+
+    Attributes:
+        refresh: What the next token is asked for with, where the answer brought one along.
+    """
 
     text: str = field(repr=False)
     renew_at: float
     dies_at: float
+    refresh: str | None = field(default=None, repr=False)
 
     def moved(self, by: float) -> "Token":
         """Return the same token by a clock that shows `by` seconds more."""
-        return Token(self.text, self.renew_at + by, self.dies_at + by)
+        return replace(self, renew_at=self.renew_at + by, dies_at=self.dies_at + by)
+
+
+class Shelf(Protocol):
+    """Where workers share one token, and who may fetch the next.
+
+    Attributes:
+        strict: True where nobody may fetch without the lock: a second fetch would end what the first one brought.
+    """
+
+    strict: bool
+
+    def read(self) -> Token | None:
+        """Return the shared token, times by the wall clock; None when there is none that is ours and whole."""
+        ...
+
+    def write(self, token: Token, *, keep_for: timedelta) -> None:
+        """Share a token, times by the wall clock."""
+        ...
+
+    def lock(self, keep_for: timedelta) -> str | None:
+        """Return the proof that we may fetch, None while another does."""
+        ...
+
+    def unlock(self, holder: str) -> None:
+        """Let others fetch, if the lock is still ours."""
+        ...
+
+    def grant(self) -> Mapping[str, str]:
+        """Return what the token is asked for with, as fields of the form; asked under the lock."""
+        ...
+
+    def refused(self) -> str:
+        """Learn that the token endpoint refused us for good, and return what an operator should do."""
+        ...
 
 
 class TokenShelf:
@@ -56,6 +96,8 @@ class TokenShelf:
         ticks: A monotonic clock, in seconds.
     """
 
+    strict = False  # a second token beside the first harms nobody
+
     def __init__(  # noqa: PLR0913 - where, what and how, all by name
         self,
         *,
@@ -64,7 +106,7 @@ class TokenShelf:
         mark: str,
         seal: Callable[[bytes], bytes],
         unseal: Callable[[bytes], bytes],
-        ticks: Callable[[], float],
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._key = f"api:{service}:token"
@@ -94,13 +136,17 @@ class TokenShelf:
         taken = self._tried(lambda redis: bool(redis.set(self._lock_key, holder, nx=True, px=keep_for)), otherwise=True)
         return holder if taken else None
 
-    def is_locked(self) -> bool:
-        """Tell whether somebody still fetches."""
-        return self._tried(lambda redis: bool(redis.exists(self._lock_key)), otherwise=False)
-
     def unlock(self, holder: str) -> None:
         """Let others fetch, if the lock is still ours."""
         self._tried(lambda redis: redis.eval(_UNLOCK, 1, self._lock_key, holder), otherwise=None)
+
+    def grant(self) -> Mapping[str, str]:
+        """Ask by our own name alone."""
+        return {"grant_type": "client_credentials"}
+
+    def refused(self) -> str:
+        """Name what may be wrong."""
+        return "check client id, secret and scope"
 
     def _tried(self, ask: Callable[[Redis], Found], *, otherwise: Found) -> Found:
         if self._redis is None or self._ticks() < self._away_until:

@@ -32,11 +32,16 @@ _LIFE_S = 7200
 
 @dataclass(frozen=True)
 class CrmCredentials:
-    """What the stand-in accepts; invented, and worth nothing anywhere else."""
+    """What the stand-in accepts; invented, and worth nothing anywhere else.
+
+    Attributes:
+        refresh_token: The one that an operator would get by authorising; each use of it brings another.
+    """
 
     client_id: str = "sandbox-client"
     client_secret: str = "sandbox-client-secret"  # noqa: S105 - invented
     api_key: str = "sandbox-crm-key"
+    refresh_token: str = "sandbox-refresh-token"  # noqa: S105 - invented
 
 
 @dataclass
@@ -51,10 +56,11 @@ class _Lead:
 class CrmApi:
     """The CRM's meaning; state in memory, one lock.
 
-    Settings: `expires_in` (seconds a new token lives), `idempotency` (false: the CRM ignores Idempotency-Key).
+    Settings: `expires_in` (seconds a new token lives), `idempotency` (false: the CRM ignores Idempotency-Key),
+    `refresh_token` (authorise again: this one begins a new family, the old family is worth nothing).
     """
 
-    settings: Collection[str] = ("expires_in", "idempotency")
+    settings: Collection[str] = ("expires_in", "idempotency", "refresh_token")
 
     def __init__(self, credentials: CrmCredentials | None = None) -> None:
         self._credentials = credentials or CrmCredentials()
@@ -71,6 +77,8 @@ class CrmApi:
             self._tokens: dict[str, float] = {}
             self._expires_in: float = _LIFE_S
             self._replays = True
+            self._refresh_token: str | None = self._credentials.refresh_token
+            self._used_up: set[str] = set()
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Apply the settings named in the class."""
@@ -78,6 +86,11 @@ class CrmApi:
             self._expires_in = float(str(settings["expires_in"]))
         if "idempotency" in settings:
             self._replays = bool(settings["idempotency"])
+        if "refresh_token" in settings:
+            with self._lock:
+                self._tokens.clear()
+                self._used_up.clear()
+                self._refresh_token = str(settings["refresh_token"])
 
     def labels(self, call: Call) -> Collection[str]:
         """Return the operation, and the delivery id of a lead."""
@@ -140,12 +153,30 @@ class CrmApi:
         client = _basic(call) or (form.get("client_id", ""), form.get("client_secret", ""))
         if client != (self._credentials.client_id, self._credentials.client_secret):
             return Answer(401, {"error": "invalid_client"}, {"WWW-Authenticate": 'Basic realm="crm"'})
-        if form.get("grant_type") != "client_credentials":
-            return Answer(400, {"error": "unsupported_grant_type"})
-        token = secrets.token_urlsafe(24)
+        match form.get("grant_type"):
+            case "client_credentials":
+                with self._lock:
+                    return self._new_token({})
+            case "refresh_token":
+                return self._refresh(form.get("refresh_token", ""))
+        return Answer(400, {"error": "unsupported_grant_type"})
+
+    def _refresh(self, used: str) -> Answer:
+        """Rotate; one that was used before ends its whole family, as RFC 9700 §4.14.2 advises."""
         with self._lock:
-            self._tokens[token] = time.monotonic() + self._expires_in
-        body = {"access_token": token, "token_type": "Bearer", "expires_in": int(self._expires_in)}
+            if used in self._used_up:
+                self._refresh_token = None
+                self._tokens.clear()
+            if used != self._refresh_token:
+                return Answer(400, {"error": "invalid_grant"})
+            self._used_up.add(used)
+            self._refresh_token = secrets.token_urlsafe(24)
+            return self._new_token({"refresh_token": self._refresh_token})
+
+    def _new_token(self, more: Mapping[str, str]) -> Answer:
+        token = secrets.token_urlsafe(24)
+        self._tokens[token] = time.monotonic() + self._expires_in
+        body = {"access_token": token, "token_type": "Bearer", "expires_in": int(self._expires_in), **more}
         return Answer(200, body, {"Cache-Control": "no-store"})
 
     def _is_authorized(self, call: Call) -> bool:

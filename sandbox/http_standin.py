@@ -3,7 +3,7 @@
 It owns sockets, faults, the rate limit, counters and the control routes under `/_standin/`; what the API means is the
 business of an `Api` (`sandbox.crm`, `sandbox.graph`). It trusts nobody's clock and keeps everything in memory.
 
-Control routes: GET effects | counters | faults, POST faults (append) | settings | reset, DELETE faults.
+Control routes: GET effects | counters | arrivals | faults, POST faults (append) | settings | reset, DELETE faults.
 """
 
 import json
@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -122,6 +122,7 @@ class HttpStandin:
         self._latency_s = 0.0
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._arrivals: dict[str, list[float]] = defaultdict(list)
         self._server: _Server | None = None
         self._stopping = threading.Event()
 
@@ -183,6 +184,11 @@ class HttpStandin:
                 counters.setdefault(route, {})[status] = count
         return counters
 
+    def arrivals(self) -> dict[str, list[float]]:
+        """Return when each request came, whatever became of it, per "METHOD path", in seconds of one clock."""
+        with self._lock:
+            return {route: list(times) for route, times in self._arrivals.items()}
+
     def configure(self, value: object) -> None:
         """Apply settings: `rate_limit` (or null), `latency_s` (before every answer), and those of the API.
 
@@ -204,6 +210,7 @@ class HttpStandin:
         self.api.reset()
         with self._lock:
             self._counts.clear()
+            self._arrivals.clear()
 
     def control(self, call: Call) -> Answer:
         """Answer a control request."""
@@ -218,6 +225,8 @@ class HttpStandin:
                 return Answer(200, {"effects": self.effects()})
             case "GET counters":
                 return Answer(200, {"requests": self.counters()})
+            case "GET arrivals":
+                return Answer(200, {"arrivals": self.arrivals()})
             case "GET faults":
                 return Answer(200, {"faults": self.coming_faults()})
             case "POST faults":
@@ -234,7 +243,10 @@ class HttpStandin:
 
     def serve(self, call: Call, wire: "_Wire") -> None:
         """Answer one request of the imitated API, or do the wrong thing that is planned for it."""
-        labels = {call.path, f"{call.method} {call.path}", *self.api.labels(call)}
+        route = f"{call.method} {call.path}"
+        with self._lock:
+            self._arrivals[route].append(time.monotonic())
+        labels = {call.path, route, *self.api.labels(call)}
         self.api.see(call)
         fault = self.faults.take(labels)
         self._pause(self._latency_s)

@@ -185,8 +185,13 @@ class StandinControl:
         found = self._ask("GET", "counters")["requests"]
         return found if isinstance(found, dict) else {}
 
+    def arrivals(self) -> dict[str, list[float]]:
+        """Return when each request came, per route, in seconds of the stand-in's clock; not of mail."""
+        found = self._ask("GET", "arrivals")["arrivals"]
+        return found if isinstance(found, dict) else {}
+
     def reset(self) -> None:
-        """Forget effects, counters, faults and settings."""
+        """Forget effects, counters, arrivals, faults and settings."""
         self._ask("POST", "reset")
 
     def _ask(self, method: str, route: str, body: Mapping[str, object] | None = None) -> dict[str, object]:

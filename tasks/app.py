@@ -20,7 +20,7 @@ from ledger.reading import Archive
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
 from ledger.vault import Vault
-from tasks.hints import CeleryHints
+from tasks.hints import RETRY_QUEUE, CeleryHints
 
 if TYPE_CHECKING:
     from delivery.engine import Engine
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # A client that knows only the broker publishes to Celery's own default queue: that is the foreign door.
 FOREIGN_QUEUE = "celery"
-# Messages with an ETA sit in a worker's memory; on a queue of their own they hold up nobody.
-RETRY_QUEUE = "retry"
 UPKEEP_QUEUE = "upkeep"
 # Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
 WORKER_THREADS = 16

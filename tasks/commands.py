@@ -21,7 +21,7 @@ from delivery.outcomes import Deferred, Rejected, Succeeded
 from delivery.ports import Settlement
 from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
-from tasks.app import RETRY_QUEUE
+from tasks.hints import RETRY_QUEUE
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -152,7 +152,12 @@ class CommandTask(Task):
         self._call_next(ended)
         for each in ended:
             outcome = each.outcome
-            if isinstance(outcome, Deferred) and not outcome.parked and outcome.wait <= SHORT_WAIT:
+            if (
+                isinstance(outcome, Deferred)
+                and not outcome.parked
+                and not outcome.paced
+                and outcome.wait <= SHORT_WAIT
+            ):
                 raise ComeBack(outcome.code, outcome.wait)
 
     def _call_next(self, ended: Sequence[Settlement]) -> None:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.pools import producers
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -20,8 +22,10 @@ _log = structlog.get_logger(__name__)
 
 # On Redis the smallest number is the most urgent.
 PRIORITIES: Mapping[str, int] = {"high": 0, "normal": 3, "low": 6}
+# Messages with an ETA sit in a worker's memory; on a queue of their own they hold up nobody.
+RETRY_QUEUE = "retry"
 # What a broker that is away, frozen or refusing raises; kombu wraps some of it and lets the rest through.
-_BROKER_FAULTS = (OperationalError, OSError, RedisError)
+_BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
 _PULSE_EVERY_S = 1.0
 
 
@@ -50,15 +54,20 @@ class CeleryHints:
         wanted = list(hints)
         if not wanted or not self._is_alive():
             return 0
-        sent = 0
         try:
-            with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
+            # One pipeline for all: a lost one loses hints, and hints may be lost.
+            with self._producers.acquire(block=True, timeout=5) as producer, producer.batch():
                 for each in wanted:
                     self._publish(each, producer)
-                    sent += 1
         except _BROKER_FAULTS as err:
-            self._lost(len(wanted) - sent, err)
-        return sent
+            self._lost(len(wanted), err)
+            return 0
+        return len(wanted)
+
+    @cached_property
+    def _producers(self) -> Any:
+        # The host program's own meaning of `redis://` stays as it is.
+        return producers[self._app.connection_for_write(transport="tasks.transport:PatientTransport")]
 
     def backlog(self) -> int | None:
         """See `delivery.ports.Hints.backlog`."""
@@ -67,7 +76,9 @@ class CeleryHints:
         try:
             with self._app.pool.acquire(block=True, timeout=5) as connection:
                 channel = connection.default_channel
-                return sum(channel.queue_declare(queue=name).message_count for name in set(self._queues.values()))
+                return sum(
+                    channel.queue_declare(queue=name).message_count for name in {*self._queues.values(), RETRY_QUEUE}
+                )
         except _BROKER_FAULTS:
             return None
 
@@ -89,7 +100,8 @@ class CeleryHints:
             hint.kind,
             args=[str(hint.id)],
             task_id=str(hint.id),  # Flower and the ledger speak of the same id
-            queue=self._queues[hint.kind],
+            queue=RETRY_QUEUE if hint.wait else self._queues[hint.kind],
+            countdown=hint.wait.total_seconds() or None,
             priority=PRIORITIES[hint.priority],
             producer=producer,
         )

@@ -30,7 +30,9 @@ _log = structlog.get_logger(__name__)
 _STALE = timedelta(seconds=8)
 # With this many hints waiting for workers nothing is lost, only late: more hints would not help.
 _ENOUGH_HINTS = 1000
-_BATCH = 500
+_BATCH = 1000
+# What is due is taken up so far ahead: until the next sweep.
+_ROUND = next(tick.every for tick in TIMETABLE if tick.task == "sweep")
 
 
 class UpkeepTask(Task):
@@ -48,7 +50,7 @@ class UpkeepTask(Task):
 
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
-    """Free expired leases, end what is overdue, stop failing replays, and send lost hints again."""
+    """Free expired leases, end what is overdue, stop failing replays, and take up what is due."""
     operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
     idempotent = [kind for kind, each in operations.items() if each.idempotent]
     retries = max(spec.rule("lease_lost").retries for spec in self.app.specs.values())
@@ -56,10 +58,7 @@ def sweep(self: UpkeepTask) -> None:
     for each in Replays(self.app.database).watch():  # before hints are sent: what is stopped goes no further
         _log.info("replay_ended", replay=str(each.id), reason=each.reason)
     started = _start_fallbacks(self.app)
-    waiting = self.app.hints.backlog()
-    hinted = 0
-    if waiting is not None and waiting < _ENOUGH_HINTS:
-        hinted = self.app.hints.send(self.app.ledger.due(stale=_STALE, most=_BATCH))
+    hinted = _take_up(self.app)
     if swept.freed or swept.uncertain or swept.dead or swept.expired or started or hinted:
         counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
         _log.info("swept", **counts, fallbacks=started, hinted=hinted)
@@ -87,12 +86,26 @@ def _start_fallbacks(app: "Entrega") -> int:
 
 @app.task(name="drain", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def drain(self: UpkeepTask) -> None:
-    """Take up deliveries of the fallback queue that are due, most urgent and oldest first."""
-    if self.app.hints.backlog() is None:
-        return
-    drained = self.app.hints.send(self.app.ledger.drain(most=_BATCH))
+    """Take up what is due, the fallback queue included, as fast as the providers take it."""
+    drained = _take_up(self.app)
     if drained:
         _log.info("drained", hinted=drained)
+
+
+def _take_up(app: "Entrega") -> int:
+    """Send hints for what is due, for each account and kind as many as its gates let through until the next round.
+
+    What one account's gates hold back takes nothing from another's, and each hint names the moment of its call, so that
+    a backlog goes out evenly instead of being sent away and back.
+    """
+    waiting = app.hints.backlog()
+    if waiting is None or waiting >= _ENOUGH_HINTS:
+        return 0
+    hinted = 0
+    for each in app.ledger.backlogs(stale=_STALE, most=_BATCH):
+        room = app.engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
+        hinted += app.hints.send(app.ledger.due(each, stale=_STALE, waits=room[each.live :]))
+    return hinted
 
 
 @app.task(name="confirm", bind=True, shared=False, base=UpkeepTask, send_events=False)

@@ -4,20 +4,19 @@ Owns the gate that the engine asks, what operators see of a breaker and how they
 `delivery.breaker`, the single breaker in `worker.breaker_shared`.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from logging import INFO, WARNING
 
 import structlog
 from redis import Redis
 
 from config.policy import Spec
-from delivery.breaker import Change, Mode, Refusal, Rules, State, View, deferral, mark
+from delivery.breaker import Change, Mode, Refusal, Rules, State, View, deferral, mark, room
 from delivery.breaker_local import LocalCircuit
 from delivery.judging import lease
 from delivery.outcomes import Deferred
@@ -99,7 +98,6 @@ class BreakerGate:
         specs: One for each service; rules and what counts come from here.
         redis: Where workers share; with short time-outs and no retries of its own. None: local breakers only.
         changed: Called once for each change, by the process that made it; must be quick. Its faults are swallowed.
-        rng: Source of jitter.
         ticks: A monotonic clock, in seconds.
         wall: The time now, for what operators see.
         log: Where to write; the process's own log when left out.
@@ -111,7 +109,6 @@ class BreakerGate:
         redis: Redis | None,
         *,
         changed: Callable[[Changed], None] | None = None,
-        rng: random.Random | None = None,
         ticks: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         log: Log | None = None,
@@ -119,7 +116,6 @@ class BreakerGate:
         self._specs = specs
         self._redis = redis
         self._changed = changed
-        self._rng = rng or random.SystemRandom()
         self._ticks = ticks
         self._wall = wall
         self._log: Log = log or structlog.stdlib.get_logger("entrega.breaker")
@@ -137,7 +133,7 @@ class BreakerGate:
         key = _key(claimed)
         answer = breaker.admit(f"{key[0]}:{key[1]}")
         if isinstance(answer, Refusal):
-            return deferral(answer, f"{claimed.order.account}, {claimed.order.command.kind}", self._rng)
+            return deferral(answer, f"{claimed.order.account}, {claimed.order.command.kind}")
         self._remember(key, (breaker, answer))
         return None
 
@@ -148,6 +144,14 @@ class BreakerGate:
         if known:
             breaker, admitted = known
             breaker.record(admitted, mark(settlement, self._specs[settlement.claimed.order.command.service]))
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
+        """See `delivery.ports.Gate.room`."""
+        try:
+            breaker = self.breaker(account, kind)
+        except LookupError:
+            return [timedelta()] * most
+        return room(breaker.look()[0], breaker.rules, within=within, most=most)
 
     def status(self, account: str, operation: str) -> Status:
         """Return one breaker as an operator sees it.

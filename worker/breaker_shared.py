@@ -119,7 +119,7 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         exclude: Iterable[Exclusion] = (),
         listeners: Iterable[pybreaker.CircuitBreakerListener] = (),
     ) -> None:
-        self._rules = rules
+        self.rules = rules
         self._shared = shared
         self._line = line
         self._changed = changed
@@ -258,7 +258,7 @@ class SharedBreaker(pybreaker.CircuitBreaker):
     def _local_circuit(self) -> Circuit:
         with self._local_lock:
             if self._local is None:
-                self._local = self._make_local(self._rules)
+                self._local = self._make_local(self.rules)
                 _resume(self._local, *self._seen)
             return self._local
 

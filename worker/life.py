@@ -17,11 +17,11 @@ from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
 from ledger.schema import check_schema
 from tasks.commands import message_refused
+from tasks.transport import be_patient
 from worker.clock import SpareClock
 from worker.logs import configure_logging
 from worker.metrics import Recorder, make_recorder
 from worker.sentry import report_error, start_sentry
-from worker.transport import be_patient
 from worker.wiring import build_engine
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What a worker process does about the limits while Redis is away: its own stated share, never unlimited.
 
 It remembers for a short while that Redis is away, so that not every call waits for a time-out, and one call in that
-while asks again. On leaving Redis, short spans are taken as used up; on coming back, what was sent alone is counted.
+while asks again. On leaving Redis it waits, and short spans are taken as used up; on coming back, what was sent alone
+is counted.
 """
 
 from collections import Counter
@@ -13,7 +14,8 @@ import structlog
 from delivery.limiter import LimitPlan, LimitStatus, Refusal, Tuning, Turn, microseconds
 from delivery.limiter_local import MemoryLimiter
 
-_ABSENT_FOR_S = 2.0  # Source: our own choice: back within seconds, and at most one time-out of a second in three
+_ABSENT_FOR_S = 1.0  # Source: our own choice: back within a second, and at most one time-out of a second in two
+_SHORT_ABSENCE_S = 3.0  # nobody was alone yet: shorter than `Tuning.pause` by the time-out of a question
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -38,6 +40,8 @@ class LocalShare:
         self._owed: Counter[str] = Counter()
         self._away = False
         self._ask_again_at = 0.0
+        self._away_since = 0.0
+        self._others_alone_until = 0.0
 
     def may_try_redis(self) -> bool:
         """Tell whether to ask Redis: always while it answers, else now and then."""
@@ -53,6 +57,8 @@ class LocalShare:
         """Remember that Redis did not answer; the change is logged once."""
         with self._lock:
             changed, self._away = not self._away, True
+            if changed:
+                self._away_since = self._monotonic()
             self._ask_again_at = self._monotonic() + _ABSENT_FOR_S
         if changed:
             _log.warning(
@@ -69,9 +75,21 @@ class LocalShare:
             return
         with self._lock:
             changed, self._away = self._away, False
+            if self._was_long():
+                self._others_alone_until = self._monotonic() + self._tuning.pause.total_seconds()
             self._limiters.clear()
         if changed:
             _log.info("limiter_shared", reason="Redis answers again: limits are shared by all workers")
+
+    def pause_us(self) -> int:
+        """Return for how long a shared account must stop now, because other processes may not be back yet.
+
+        A process lets calls go alone from `Tuning.pause` after it first missed Redis, until `_ABSENT_FOR_S` and a
+        time-out after it last did. So a short absence, such as a single time-out, stops nobody.
+        """
+        if self._away:
+            return microseconds(self._tuning.pause) if self._was_long() else 0
+        return max(0, int((self._others_alone_until - self._monotonic()) * 1_000_000))
 
     def ask(self, delivery: str, account: str, recipient: str, *, service: str, lease_us: int) -> Turn:
         """Let a call go within this process's share, or keep its slot."""
@@ -110,12 +128,15 @@ class LocalShare:
             limiter = self._limiters.get(account) or MemoryLimiter(plan.share(self._processes), self._tuning)
             return limiter.status(account, self._now())
 
+    def _was_long(self) -> bool:
+        return self._monotonic() - self._away_since >= _SHORT_ABSENCE_S
+
     def _open(self, account: str, service: str) -> MemoryLimiter:
         plan = self._plans[service]
         limiter = MemoryLimiter(plan.share(self._processes), self._tuning)
         # What all workers sent a moment ago is not known here, so short spans are waited out.
         short = [each.every_us for each in plan.account if each.every_us <= microseconds(self._tuning.quiet)]
-        limiter.freeze(max(short, default=0), self._now())
+        limiter.freeze(max(short, default=0) + microseconds(self._tuning.pause), self._now())
         self._limiters[account] = limiter
         return limiter
 

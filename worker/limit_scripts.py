@@ -1,8 +1,12 @@
-"""The limiter's two scripts for Redis: `delivery.limiter_local`, word for word, where all workers meet.
+"""The limiter's scripts for Redis: `delivery.limiter_local`, word for word, where all workers meet.
 
 Times are microseconds of the server's clock; whole numbers of that size are exact in Lua. A change here is a change
 there, and the other way round: tests/integration/worker/test_limits_redis.py runs both side by side.
 Nothing but numbers, delivery ids and keyed hashes is kept, and every key expires.
+
+Memory does not forget, Redis may. An account's state carries the id of the server's run; a server
+that was wiped, restarted or restored shows another one or none, lets nothing go and names the gap, until REMEMBER
+closed it with what the ledger knows. A gap is closed once, and only by who asked the ledger after it opened.
 """
 
 _SHARED = """
@@ -37,14 +41,15 @@ end
 
 local function load(first, its_windows)
   local s = {state = KEYS[first], calls = KEYS[first + 1], queue = KEYS[first + 2], windows = its_windows, full = {}}
-  local fields = {'at', 'virtual', 'share', 'cut', 'hold'}
+  local fields = {'at', 'virtual', 'share', 'cut', 'hold', 'run', 'checked', 'since'}
   for i, w in ipairs(its_windows) do
     if w.burst > 0 then fields[#fields + 1] = 'full' .. i end
   end
   local got = redis.call('HMGET', s.state, unpack(fields))
   s.at, s.virtual_at = tonumber(got[1] or 0), tonumber(got[2] or 0)
   s.share, s.cut, s.hold = tonumber(got[3] or 1), tonumber(got[4] or 0), tonumber(got[5] or nil)
-  local place = 5
+  s.run, s.checked, s.since = got[6], tonumber(got[7] or 0), tonumber(got[8] or 0)
+  local place = 8
   for i, w in ipairs(its_windows) do
     if w.burst > 0 then
       place = place + 1
@@ -62,6 +67,24 @@ local function virtual(s, now)
   local rising = math.min(passed, rise(s))
   return s.virtual_at + math.floor(s.share * rising + growth / 1000000 * rising * rising / 2 + (passed - rising))
 end
+
+local function stop(s, now, span)
+  s.share, s.virtual_at, s.at = share_at(s, now), virtual(s, now), math.max(s.at, now + span)
+end
+
+local function save(s, now, horizon)
+  redis.call('HSET', s.state, 'at', whole(s.at), 'virtual', whole(s.virtual_at), 'share', exact(s.share),
+    'cut', whole(s.cut))
+  keep(s.state, s.at - now + 1000000 / growth + 2 * horizon)
+end
+
+local function server_run() return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or '0' end
+
+local function keep_memory(s)
+  local span = 3600000000
+  for _, w in ipairs(s.windows) do span = math.max(span, w.plan) end
+  keep(s.state, span)
+end
 """
 
 ASK = (
@@ -69,6 +92,7 @@ ASK = (
     + """
 local now, id, lease, cap = instant(), argument(), number(), number()
 local horizon, grace, kept_free, first_hold, owed = number(), number(), number(), number(), number()
+local pause, spread = number(), number()
 growth = number()
 local early = 1000
 
@@ -100,8 +124,8 @@ local function strict(s, w, ahead, share)
   local calls = math.max(1, math.floor(w.calls * share))
   local every = math.ceil(w.plan * calls / (w.calls * share))
   if ahead >= calls then return real(s, reserved(s, ahead - calls)) + every end
-  local earlier = redis.call('LINDEX', s.calls, calls - ahead - 1)
-  return earlier and tonumber(earlier) + every or 0
+  local earlier = math.max(s.blank, tonumber(redis.call('LINDEX', s.calls, calls - ahead - 1) or 0))
+  return earlier > 0 and earlier + every or 0
 end
 
 local function free(s, ahead, first)
@@ -139,7 +163,8 @@ local function look(s)
   end
   local slot, index, go = free(s, own and 0 or s.waiting, not own and s.waiting == 0)
   if not own and s.waiting > 0 and s.windows[1].burst == 0 then
-    local step = math.ceil(s.windows[1].plan / s.windows[1].calls)
+    local part = share_at(s, now) >= 1 and spread or 1
+    local step = math.ceil(s.windows[1].plan / s.windows[1].calls * part)
     slot, go = math.max(slot, real(s, reserved(s, s.waiting - 1) + step)), false
   end
   if go and s.at <= now then return {go = true, slot = now, cause = s.name, index = 0} end
@@ -182,10 +207,44 @@ local function count(s, how_many)
   end
 end
 
+-- A server that restarts is away for longer than these 20 ms; asking it for its run each time would be dear.
+local function other_run(s)
+  if s.run and s.checked <= now and now < s.checked + 20000 then return nil end
+  local run = server_run()
+  if s.run ~= run then return run end
+  redis.call('HSET', s.state, 'checked', whole(now))
+  keep_memory(s)
+end
+
+-- One asker at a time, for a second each, is told to close the gap.
+local function gap_of(s, run)
+  local kept = redis.call('HMGET', s.state, 'gap', 'closer')
+  local gap, closer = kept[1], tonumber(kept[2] or 0)
+  if not gap or string.match(gap, '%x+') ~= run then
+    gap, closer = run .. ':' .. whole(now), 0
+    redis.call('HDEL', s.state, 'run')
+  end
+  local closes = now < closer or now >= closer + 1000000
+  redis.call('HSET', s.state, 'gap', gap, 'closer', whole(closes and now or closer))
+  keep_memory(s)
+  return {-2, closes and 1 or 0, gap, now - tonumber(string.match(gap, ':(%d+)'))}
+end
+
 local a, r = load(1, windows()), load(5, windows())
-a.name, a.frozen, a.slows = 'account', 'frozen', true
-r.name, r.frozen = 'recipient', 'recipient_frozen'
+a.name, a.frozen, a.slows, a.blank = 'account', 'frozen', true, 0
+r.name, r.frozen, r.blank = 'recipient', 'recipient_frozen', a.since
+if #a.windows + #r.windows + cap > 0 then
+  local run = other_run(a)
+  if run then return gap_of(a, run) end
+end
+for i, w in ipairs(r.windows) do
+  if w.burst > 0 and r.blank > 0 then r.full[i] = math.max(r.full[i], r.blank + w.burst * w.plan / w.calls) end
+end
 if owed > 0 then count(a, owed) end
+if now + pause > a.at and pause > 0 then
+  stop(a, now, pause)
+  save(a, now, horizon)
+end
 
 local account, person = look(a), look(r)
 local crowded
@@ -212,6 +271,7 @@ if account.go and person.go and not crowded then
   return {-1, 0, '', 0}
 end
 
+if cap > 0 then redis.call('ZREM', KEYS[4], id) end
 if crowded and crowded > account.slot then account = {slot = crowded, cause = 'concurrent', index = 0} end
 local latest = account.slot >= person.slot and account or person
 local kept = latest.slot - now <= horizon
@@ -231,31 +291,21 @@ local cut_every, cut_memory = number(), number()
 growth = number()
 local a, r = load(1, windows()), load(5, windows())
 
-local function stop(s, span)
-  s.share, s.virtual_at, s.at = share_at(s, now), virtual(s, now), math.max(s.at, now + span)
-end
-
-local function save(s)
-  redis.call('HSET', s.state, 'at', whole(s.at), 'virtual', whole(s.virtual_at), 'share', exact(s.share),
-    'cut', whole(s.cut))
-  keep(s.state, s.at - now + 1000000 / growth + 2 * horizon)
-end
-
 if cap > 0 and redis.call('ZREM', KEYS[4], id) == 1 then
   redis.call('HSET', KEYS[1], 'hold', exact(0.9 * (a.hold or first_hold) + 0.1 * took))
   keep(KEYS[1], 2 * horizon)
 end
 if slow > 0 then
-  stop(a, freeze)
+  stop(a, now, freeze)
   if now - a.cut >= cut_every then
     local left = now - a.cut < cut_memory and cut or first_cut
-    a.share, a.cut = math.max(least, a.share * left), now
+    a.share, a.cut = math.min(a.share, math.max(least, a.share * left)), now
   end
-  save(a)
+  save(a, now, horizon)
 end
 if person_freeze >= 0 then
-  stop(r, person_freeze)
-  save(r)
+  stop(r, now, person_freeze)
+  save(r, now, horizon)
   for i, w in ipairs(r.windows) do
     if w.burst > 0 then
       local full = math.max(r.full[i], now + math.ceil(w.burst * w.plan / w.calls))
@@ -264,6 +314,41 @@ if person_freeze >= 0 then
     end
   end
 end
+return 1
+"""
+)
+
+REMEMBER = (
+    _SHARED
+    + """
+local now, gap = instant(), argument()
+if redis.call('HGET', KEYS[1], 'gap') ~= gap or server_run() ~= string.match(gap, '%x+') then return 0 end
+local a, last, room, span = load(1, windows()), 0, 0, 0
+for _, w in ipairs(a.windows) do
+  if w.burst == 0 then room, span = math.max(room, w.calls), math.max(span, w.plan) end
+end
+redis.call('DEL', a.calls, KEYS[4])
+for _ = 1, number() do
+  last = now - number()
+  if room > 0 then redis.call('LPUSH', a.calls, whole(last)) end
+end
+if room > 0 then
+  redis.call('LTRIM', a.calls, 0, room - 1)
+  keep(a.calls, span + 1000000)
+end
+for _ = 1, number() do
+  local id, left = argument(), number()
+  redis.call('ZADD', KEYS[4], whole(now + left), id)
+  keep(KEYS[4], left + 1000000)
+end
+for i, w in ipairs(a.windows) do
+  if w.burst > 0 then
+    redis.call('HSET', a.state, 'full' .. i, whole(last > 0 and math.ceil(last + w.burst * w.plan / w.calls) or 0))
+  end
+end
+redis.call('HSET', a.state, 'run', server_run(), 'checked', whole(now), 'since', whole(last))
+redis.call('HDEL', a.state, 'gap', 'closer')
+keep_memory(a)
 return 1
 """
 )

@@ -2,13 +2,13 @@
 
 It owns the keys `entrega:limit:{account}:...`, the change to a local share while Redis is away, and the reading of both
 for an operator. It refuses to wait: a delivery that must wait is told for how long. Redis holds numbers, delivery ids
-and keyed hashes. A wiped Redis forgets the calls of the spans under way: see docs/adr/0009.
+and keyed hashes. What a wiped or restored Redis forgot is read from the ledger before anything goes: docs/adr/0015.
 """
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar, get_args
 
@@ -16,12 +16,15 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from config.spec_sections import Limits
+from delivery.errors import LedgerUnavailable
+from delivery.forecast import Filling, Standing, forecast
 from delivery.limiter import (
     GO,
     Cause,
     LimitPlan,
     LimitStatus,
     Pace,
+    PastCall,
     Refusal,
     Span,
     Tuning,
@@ -29,10 +32,11 @@ from delivery.limiter import (
     WindowStatus,
     microseconds,
 )
-from delivery.outcomes import Deferred
+from delivery.limiter_local import wait_for_slot
+from delivery.outcomes import Deferred, Usage
 from delivery.ports import Claimed, Settlement
 from worker.limit_fallback import LocalShare
-from worker.limit_scripts import ASK, END
+from worker.limit_scripts import ASK, END, REMEMBER
 
 _T = TypeVar("_T")
 
@@ -47,6 +51,8 @@ class LimitRules:
             that a killed worker's place in flight is free again.
         recipient_key: A keyed hash of the recipient; never the recipient.
         asked: The provider's own Retry-After at the end of an attempt, None when it said nothing.
+        called: The latest calls of an account within a span, at most so many besides those under way; asked when Redis
+            does not know (`ledger.calls`).
         processes: Worker processes that share an account's limits while Redis is away.
     """
 
@@ -54,6 +60,7 @@ class LimitRules:
     lease: Callable[[Claimed], timedelta]
     recipient_key: Callable[[Claimed], str]
     asked: Callable[[Settlement], timedelta | None]
+    called: Callable[[str, timedelta, int], Sequence[PastCall]]
     processes: int
     tuning: Tuning = field(default_factory=Tuning)
 
@@ -102,7 +109,7 @@ class SharedLimiter:
         return Deferred("limited", wait, turn.why(plan), burned=False)
 
     def ended(self, settlement: Settlement) -> None:
-        """Free the place in flight; slow the account or stop the recipient when the provider said "too many calls"."""
+        """Free the place in flight; slow or stop the account or the recipient where the provider asked for it."""
         claimed, plan = settlement.claimed, self._plan(settlement.claimed)
         refusal = self._refusal(settlement)
         recipient = self._rules.recipient_key(claimed)
@@ -110,6 +117,17 @@ class SharedLimiter:
         self._local.end(end.delivery, end.account, recipient, took_us=end.took_us, refusal=refusal)
         if plan.concurrent or refusal.matters:
             self._through_redis(lambda book: book.end(end, plan, refusal))
+
+    def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:  # noqa: ARG002 - the port's
+        """See `delivery.ports.Gate.room`. A recipient's own limit is not foreseen."""
+        plan = self._plans.get(account.partition(":")[0])
+        if plan is None:
+            return [timedelta()] * most
+        return forecast(self._standing(account, plan, most), within=within, most=most)
+
+    def _standing(self, account: str, plan: LimitPlan, most: int) -> Standing:
+        found = self._through_redis(lambda book: book.standing(account, plan, most=most))
+        return found or Standing(0, [Filling(each) for each in plan.share(self._rules.processes).account])
 
     def status(self, account: str) -> LimitStatus:
         """Read how an account stands, without changing anything.
@@ -121,16 +139,36 @@ class SharedLimiter:
             KeyError: No spec is known for the account's service.
         """
         plan = self._plans[account.partition(":")[0]]
-        return self._through_redis(lambda book: book.status(account, plan)) or self._local.status(account, plan)
+        found = self._through_redis(lambda book: book.status(account, plan)) or self._local.status(account, plan)
+        held = plan if found.shared else plan.share(self._rules.processes)
+        return replace(found, rate=held.rate(found.share), recipient=tuple(map(str, held.recipient)))
 
     def _ask(self, book: "_Book", ask: "_Ask", plan: LimitPlan) -> Turn:
         # Calls that this process let go alone are added to the shared count with its first question afterwards.
         owed = self._local.take_owed(ask.account)
         try:
-            return book.ask(ask, plan, owed)
+            turn, gap = book.ask(ask, plan, owed=owed, pause_us=self._local.pause_us())
         except (RedisError, OSError):
             self._local.owe(ask.account, owed)
             raise
+        if gap is not None and self._close(book, ask, plan, gap):
+            turn, _ = book.ask(ask, plan, owed=0, pause_us=self._local.pause_us())
+        return turn
+
+    def _close(self, book: "_Book", ask: "_Ask", plan: LimitPlan, gap: "_Gap") -> bool:
+        """Tell Redis what was called, when it is this process's turn to; False leaves it to a later question."""
+        if not gap.closes:
+            return False
+        tuning = self._rules.tuning
+        try:
+            found = self._rules.called(ask.account, max(plan.memory(), tuning.lately), plan.most_remembered())
+        except LedgerUnavailable:
+            return False  # nothing goes meanwhile, and without the ledger nothing could be settled either
+        others = [each for each in found if each.delivery != ask.delivery]
+        # Processes that were without Redis may keep to their own share for a little longer: what they send counts too.
+        if gap.age_us < microseconds(tuning.pause) and any(each.shows_traffic(tuning.lately) for each in others):
+            return False
+        return book.remember(ask.account, gap, plan, others)
 
     def _through_redis(self, call: Callable[["_Book"], _T]) -> _T | None:
         if self._book is None or not self._local.may_try_redis():
@@ -146,7 +184,7 @@ class SharedLimiter:
     def _refusal(self, settlement: Settlement) -> Refusal:
         code, limits = settlement.outcome.code, self._rules.limits[_service(settlement.claimed)]
         if code not in {"rate_limited", "pair_limited"}:
-            return Refusal()
+            return _heeded(settlement.usage, limits.on_excess.retry_after_cap)
         asked = self._rules.asked(settlement)
         freeze = max(timedelta(), min(asked, limits.on_excess.retry_after_cap)) if asked else timedelta()
         if code == "rate_limited":
@@ -166,12 +204,35 @@ def _service(claimed: Claimed) -> str:
     return claimed.order.command.service
 
 
+def _heeded(usage: Usage | None, cap: timedelta) -> Refusal:
+    """Slow the account down while few of its calls are left, and stop it where none is."""
+    if usage is None or (usage.room >= 1 and usage.wait is None):
+        return Refusal()
+    freeze = min(usage.wait, cap) if usage.wait else timedelta()
+    return Refusal(slows=True, freeze_us=microseconds(freeze), floor=usage.room)
+
+
 @dataclass(frozen=True)
 class _Ask:
     delivery: str
     account: str
     recipient: str
     lease_us: int
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Redis does not know what was called.
+
+    Attributes:
+        name: Which server found it and when; a later gap has another name.
+        age_us: Since it was found.
+        closes: True for the one that is to ask the ledger.
+    """
+
+    name: str
+    age_us: int
+    closes: bool
 
 
 @dataclass(frozen=True)
@@ -192,12 +253,13 @@ class _Book:
         # A registered script travels as its hash, and as a whole only to a server that does not know it.
         self._ask = redis.register_script(ASK)
         self._end = redis.register_script(END)
+        self._remember = redis.register_script(REMEMBER)
 
-    def ask(self, ask: _Ask, plan: LimitPlan, owed: int) -> Turn:
-        """Let the call go or reserve its slot."""
+    def ask(self, ask: _Ask, plan: LimitPlan, *, owed: int, pause_us: int) -> tuple[Turn, _Gap | None]:
+        """Let the call go or reserve its slot; with a gap, do neither."""
         tuning = self._tuning
         times = [microseconds(each) for each in (tuning.horizon, tuning.grace, tuning.kept_free, tuning.first_hold)]
-        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, tuning.growth]
+        numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, pause_us, tuning.spread, tuning.growth]
         arguments: list[str | int | float] = [
             self._instant_us(),
             ask.delivery,
@@ -206,17 +268,33 @@ class _Book:
             *_flat(plan.recipient),
         ]
         wait_us, reserved, cause, index = self._ask(keys=_keys(ask.account, ask.recipient), args=arguments)
+        if wait_us == _IS_GAP:
+            return Turn(_ASK_AGAIN_US, reserved=True, cause="unknown"), _Gap(_text(cause), index, bool(reserved))
         if wait_us < 0:
-            return GO
-        return Turn(wait_us, bool(reserved), _CAUSES[cause if isinstance(cause, bytes) else cause.encode()], index)
+            return GO, None
+        return Turn(wait_us, bool(reserved), _CAUSES[_text(cause)], index), None
+
+    def remember(self, account: str, gap: _Gap, plan: LimitPlan, calls: Iterable[PastCall]) -> bool:
+        """Close a gap with what the ledger knows; False when it is not open any more, or another one is."""
+        known = list(calls)
+        ages = sorted((each.ended_us or 0 for each in known), reverse=True)
+        flying = [part for each in known if each.ended_us is None for part in (each.delivery, max(1, each.left_us))]
+        arguments: list[str | int] = [self._instant_us(), gap.name, *_flat(plan.account), len(ages), *ages]
+        arguments += [len(flying) // 2, *flying]
+        return bool(self._remember(keys=_keys(account, ""), args=arguments))
 
     def end(self, end: _End, plan: LimitPlan, refusal: Refusal) -> bool:
         """Free the place in flight and keep what the provider said."""
         tuning = self._tuning
         said = [int(refusal.slows), refusal.freeze_us, -1 if refusal.recipient_us is None else refusal.recipient_us]
         times = [microseconds(each) for each in (tuning.first_hold, tuning.horizon)]
-        numbers = [end.took_us, plan.concurrent or 0, *said, *times, tuning.first_cut, tuning.cut, tuning.least]
-        numbers += [microseconds(tuning.cut_every), microseconds(tuning.cut_memory), tuning.growth]
+        numbers = [end.took_us, plan.concurrent or 0, *said, *times, tuning.first_cut, tuning.cut]
+        numbers += [
+            max(tuning.least, refusal.floor),
+            microseconds(tuning.cut_every),
+            microseconds(tuning.cut_memory),
+            tuning.growth,
+        ]
         arguments: list[str | int | float] = [
             self._instant_us(),
             end.delivery,
@@ -229,21 +307,74 @@ class _Book:
     def status(self, account: str, plan: LimitPlan) -> LimitStatus:
         """Read an account's keys."""
         state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
+        names = _names(plan)
         seconds, micros = self._redis.time()
         now = self._instant_us() or seconds * 1_000_000 + micros
         with self._redis.pipeline() as batch:
-            batch.hgetall(state_key)
+            batch.hmget(state_key, names)
             batch.lrange(calls_key, 0, -1)
-            batch.zcard(queue_key)
+            batch.zrange(queue_key, 0, -1, withscores=True)
             batch.zcount(leases_key, now, "+inf")
-            kept, calls, waiting, flying = batch.execute()
-        state = {_text(name): float(value) for name, value in kept.items()}
-        pace = Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
+            kept, calls, reserved, flying = batch.execute()
+        state = _numbers(names, kept)
+        pace = self._pace(state)
         times = [int(each) for each in calls]
         full = [int(state.get(f"full{place}", 0)) for place in range(1, len(plan.account) + 1)]
         windows = tuple(WindowStatus.of(span, times, last, now) for span, last in zip(plan.account, full, strict=True))
         frozen_for = timedelta(microseconds=max(0, pace.at_us - now))
-        return LimitStatus(account, windows, pace.share_at(now), frozen_for, flying, plan.concurrent, waiting)
+        queue = [(int(slot), _text(delivery)) for delivery, slot in reserved]
+        next_free = wait_for_slot(plan, self._tuning, pace=pace, calls=times, queue=queue, full=full, now=now)
+        share, waiting, cap = pace.share_at(now), len(queue), plan.concurrent
+        return LimitStatus(account, windows, share, frozen_for, flying, cap, waiting, next_free=next_free)
+
+    def standing(self, account: str, plan: LimitPlan, *, most: int) -> Standing:
+        """Read what a forecast of so many calls needs, however long the lists are."""
+        state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
+        names = _names(plan)
+        seconds, micros = self._redis.time()
+        now = self._instant_us() or seconds * 1_000_000 + micros
+        with self._redis.pipeline() as batch:
+            batch.hmget(state_key, names)
+            batch.zcount(leases_key, now, "+inf")
+            batch.zcard(queue_key)
+            batch.zrange(queue_key, -1, -1, withscores=True)
+            kept, flying, reserved, last = batch.execute()
+            # Newest first: the call at this place has to leave a window before one more may go.
+            places = [max(0, each.calls - reserved) for each in plan.account]
+            for place in places:
+                batch.lrange(calls_key, max(0, place - most), place)
+            leaving = batch.execute() if places else []
+        state = _numbers(names, kept)
+        pace = self._pace(state)
+        return Standing(
+            now=now,
+            windows=[
+                Filling(
+                    window,
+                    share=1.0 if index else pace.share_at(now),
+                    leaving=_oldest_first(calls, place, most),
+                    full=int(state.get(f"full{index + 1}", 0)),
+                    waiting=reserved,
+                )
+                for index, (window, calls, place) in enumerate(zip(plan.account, leaving, places, strict=True))
+            ],
+            opens_at=pace.at_us,
+            last_reserved=pace.real(int(last[0][1]), now) if last else None,
+            concurrent=plan.concurrent,
+            flying=flying,
+            hold_us=state.get("hold", float(microseconds(self._tuning.first_hold))),
+        )
+
+    def _pace(self, state: Mapping[str, float]) -> Pace:
+        return Pace(self._tuning.growth, int(state.get("at", 0)), int(state.get("virtual", 0)), state.get("share", 1.0))
+
+
+def _names(plan: LimitPlan) -> list[str]:
+    return ["at", "virtual", "share", "hold", *(f"full{place}" for place in range(1, len(plan.account) + 1))]
+
+
+def _numbers(names: Sequence[str], kept: Sequence[bytes | None]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, kept, strict=True) if value is not None}
 
 
 def _keys(account: str, recipient: str) -> list[str]:
@@ -251,6 +382,13 @@ def _keys(account: str, recipient: str) -> list[str]:
     person = f"{base}:to:{recipient}"
     of_account = [f"{base}:state", f"{base}:calls", f"{base}:queue", f"{base}:leases"]
     return [*of_account, f"{person}:state", f"{person}:calls", f"{person}:queue"]
+
+
+def _oldest_first(calls: Sequence[bytes], place: int, most: int) -> tuple[int, ...]:
+    """Turn the calls up to a place around; one that was never made left its window long ago."""
+    wanted = min(place, most)
+    made = [int(each) for each in calls[:wanted]]
+    return tuple([0] * (wanted - len(made)) + made[::-1])
 
 
 def _flat(spans: Sequence[Span]) -> list[int]:
@@ -264,4 +402,6 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-_CAUSES: Mapping[bytes, Cause] = {each.encode(): each for each in get_args(Cause)}
+_CAUSES: Mapping[str, Cause] = {each: each for each in get_args(Cause)}
+_IS_GAP = -2
+_ASK_AGAIN_US = 1_000_000  # Source: our own choice; a gap is closed in one question of the ledger or after `pause`

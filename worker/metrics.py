@@ -56,6 +56,14 @@ class Recorder(Protocol):
         """Count one broker message that no task could take, e.g. reason "unknown_kind"."""
         ...
 
+    def alerted(self, *, severity: str, service: str, code: str) -> None:
+        """Count one alert that operators were told."""
+        ...
+
+    def usage_unreadable(self, *, service: str) -> None:
+        """Count one answer with a usage header that nobody can read."""
+        ...
+
 
 class SilentRecorder:
     """Counts nothing: `ENABLE_METRICS=false`."""
@@ -73,6 +81,12 @@ class SilentRecorder:
         """Do nothing."""
 
     def message_rejected(self, *, reason: str) -> None:
+        """Do nothing."""
+
+    def alerted(self, *, severity: str, service: str, code: str) -> None:
+        """Do nothing."""
+
+    def usage_unreadable(self, *, service: str) -> None:
         """Do nothing."""
 
 
@@ -93,6 +107,8 @@ class PrometheusRecorder:
         )
         self._renewals = self._counter("token_renewals", "Access tokens renewed", "service")
         self._rejected = self._counter("messages_rejected", "Broker messages that no task could take", "reason")
+        self._alerts = self._counter("alerts", "Alerts that operators were told", "severity", "service", "code")
+        self._unreadable = self._counter("usage_unreadable", "Answers with a usage header of no sense", "service")
         self._durations = Histogram(
             "entrega_request_duration_seconds",
             "Time from the first byte to the provider's answer",
@@ -124,6 +140,14 @@ class PrometheusRecorder:
     def message_rejected(self, *, reason: str) -> None:
         """Count one broker message that no task could take."""
         self._rejected.labels(_word(reason)).inc()
+
+    def alerted(self, *, severity: str, service: str, code: str) -> None:
+        """Count one alert that operators were told."""
+        self._alerts.labels(*map(_word, (severity, service, code))).inc()
+
+    def usage_unreadable(self, *, service: str) -> None:
+        """Count one answer with a usage header that nobody can read."""
+        self._unreadable.labels(_word(service)).inc()
 
 
 @dataclass(frozen=True)

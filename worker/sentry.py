@@ -1,7 +1,8 @@
-"""Sends errors, and nothing but errors, to Sentry: no traces, sessions, breadcrumbs, locals, bodies or arguments.
+"""Sends errors and alerts, and nothing else, to Sentry: no traces, sessions, breadcrumbs, locals, bodies or arguments.
 
 Every event is rebuilt from a short list of its parts and masked by value and by field name before it leaves; an event
-that cannot be masked is dropped. What a provider or a producer did wrong is not an error of ours and is never sent.
+that cannot be masked is dropped. What a provider or a producer did wrong is not an error of ours and is never sent as
+one; an alert says that a person must act, once in a while for each account and code.
 
 Source: sentry-sdk 2.75.0, client.py and integrations/celery; Celery stack facts, section 10; read 2026-11-22.
 """
@@ -19,12 +20,13 @@ from sentry_sdk.integrations.excepthook import ExcepthookIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
 from sentry_sdk.types import Event, Hint
 
+from delivery.alerts import Alert
 from delivery.errors import InvalidCommand, KeyReused, ProviderError
 from delivery.redaction import mask_value
 
 # Allow-list: a part that a later version of the library adds stays here until somebody looked at it.
 _PARTS = (
-    "event_id timestamp level platform logger transaction exception threads tags contexts release environment "
+    "event_id timestamp level platform logger message transaction exception threads tags contexts release environment "
     "server_name dist sdk fingerprint"
 )
 _FACTS_AS_TAGS = ("request_id", "action", "service", "account", "code", "attempt", "event")
@@ -105,6 +107,16 @@ def report_error(error: BaseException, facts: Mapping[str, object]) -> None:
             if facts.get(name) is not None:
                 scope.set_tag(name, str(facts[name]))
         scope.capture_exception(error)
+
+
+def report_alert(alert: Alert) -> None:
+    """Report one alert, grouped by account and code; does nothing before `start_sentry`."""
+    with sentry_sdk.new_scope() as scope:
+        scope.fingerprint = ["alert", alert.account, alert.code]
+        for name in ("severity", "account", "service", "code"):
+            scope.set_tag(name, getattr(alert, name))
+        level: Any = "warning" if alert.severity == "P2" else "error"
+        scope.capture_message(f"{alert.severity} {alert.account} {alert.code}: {alert.next_step}", level=level)
 
 
 def scrub(event: Event, hint: Hint) -> Event | None:

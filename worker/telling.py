@@ -1,4 +1,4 @@
-"""Tells one attempt to the log and the metrics: one event, fields instead of prose.
+"""Tells one attempt to the log, the metrics and, where it matters, to operators: one event, fields instead of prose.
 
 The line has the fields that the user's specification asks for, and ours. It holds ids and words only; the log's own
 masking is a second net. Telling never decides a delivery, so nothing here may raise.
@@ -16,6 +16,7 @@ import structlog
 
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Settlement
+from worker.alerts import Alarm
 from worker.metrics import Recorder
 
 
@@ -33,10 +34,12 @@ class AttemptTeller:
     Args:
         recorder: Where to count.
         log: Where to write; the process's own log when left out.
+        alarm: Told of every attempt, to alert operators; None alerts nobody.
     """
 
-    def __init__(self, recorder: Recorder, log: Log | None = None) -> None:
+    def __init__(self, recorder: Recorder, log: Log | None = None, alarm: Alarm | None = None) -> None:
         self._recorder = recorder
+        self._alarm = alarm
         self._log: Log = log or structlog.stdlib.get_logger("entrega.attempts")
 
     def tell(self, settlement: Settlement, *, method: str, endpoint: str) -> None:
@@ -48,6 +51,9 @@ class AttemptTeller:
             self._log.log(_level(outcome), _event(outcome), **fields, **attempt_fields(settlement), **fault)
         with suppress(Exception):
             self._count(settlement)
+        with suppress(Exception):
+            if self._alarm is not None:
+                self._alarm.hear(settlement)
 
     def _count(self, settlement: Settlement) -> None:
         order, outcome = settlement.claimed.order, settlement.outcome
@@ -55,6 +61,8 @@ class AttemptTeller:
         if not _was_sent(outcome):
             self._recorder.turned_back(**where, code=outcome.code)
             return
+        if settlement.usage is not None and settlement.usage.unreadable:
+            self._recorder.usage_unreadable(service=order.command.service)
         name = type(outcome).__name__.lower()
         self._recorder.answered(**where, outcome=name, code=outcome.code, took=settlement.duration)
         if order.attempt > 1:

@@ -16,13 +16,19 @@ from delivery.engine import Engine
 from delivery.errors import Permanent
 from delivery.judging import lease
 from delivery.ports import Provider
+from ledger.alerts import Alerts
+from ledger.calls import calls_lately
+from ledger.credentials import PostgresCredentials
 from ledger.sealing import keyed_hash, seal, unseal
 from providers.crm_rest import CrmRest
+from providers.grant_shelf import GrantShelf
 from providers.http import HttpClient
 from providers.oauth import ApiKey, ClientCredentials, Credentials, TokenSource
 from providers.smtp import Smtp
+from providers.token_shelf import Shelf, TokenShelf
 from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
+from worker.alerts import Alarm
 from worker.breaker import BreakerGate
 from worker.limits import LimitRules, SharedLimiter
 from worker.metrics import Recorder
@@ -43,6 +49,8 @@ class _Parts:
     http: HttpClient
     redis: Redis | None
     token_key: bytes
+    stored: PostgresCredentials
+    recorder: Recorder
 
 
 def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
@@ -53,12 +61,15 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     """
     token_key = keyed_hash(app.ledger.vault.index_key, _TOKEN_PLACE)
     redis = shared_memory(app.settings)
-    parts = _Parts(app.settings, HttpClient(pool_size=app.conf.worker_concurrency), redis, token_key)
+    stored = PostgresCredentials(app.database, app.ledger.vault)
+    http = HttpClient(pool_size=app.conf.worker_concurrency)
+    parts = _Parts(app.settings, http, redis, token_key, stored, recorder)
     providers = {f"{name}:default": _provider(parts, spec) for name, spec in app.specs.items()}
     worker = f"{socket.gethostname()}:{getpid()}"
     # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
     gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
-    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder), worker, gates)
+    alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
+    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates)
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
@@ -68,6 +79,7 @@ def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
         lease=lambda each: lease(app.specs[each.order.command.service].operations[each.order.command.kind]),
         recipient_key=lambda each: app.ledger.vault.hash(each.order.command.recipient).hex()[:32],
         asked=lambda settlement: settlement.retry_after,
+        called=lambda account, span, most: calls_lately(app.database, account, span=span, most=most),
         processes=app.settings.entrega_workers,
     )
     return SharedLimiter(redis, rules)
@@ -103,15 +115,24 @@ def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
     token_url = spec.token_url(settings.entrega_env, settings.urls())
     if not (settings.crm_client_id and settings.crm_client_secret and token_url and auth.renewal and auth.token_life):
         return ApiKey(settings.crm_api_key or "")
+    us = ClientCredentials(token_url, settings.crm_client_id, settings.crm_client_secret, auth.scope, auth.token_life)
     return TokenSource(
-        service=spec.name,
-        credentials=ClientCredentials(
-            token_url, settings.crm_client_id, settings.crm_client_secret, auth.scope, auth.token_life
-        ),
+        credentials=us,
+        shelf=_shelf(parts, spec, us),
         http=parts.http,
         timeouts=_token_timeouts(spec.operations["create_lead"].timeouts),
         margin=auth.renewal.margin,
+        renewed=lambda: parts.recorder.token_renewed(service=spec.name),
+    )
+
+
+def _shelf(parts: _Parts, spec: Spec, us: ClientCredentials) -> Shelf:
+    if spec.authentication.type == "oauth2_refresh_token":
+        return GrantShelf(parts.stored, f"{spec.name}:default")
+    return TokenShelf(
         redis=parts.redis,
+        service=spec.name,
+        mark=us.mark(),
         seal=lambda plain: seal(parts.token_key, plain, _TOKEN_PLACE),
         unseal=lambda sealed: unseal(parts.token_key, sealed, _TOKEN_PLACE),
     )

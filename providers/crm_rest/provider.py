@@ -14,11 +14,12 @@ from pydantic import JsonValue
 
 from config.policy import LookUp, Spec
 from delivery.errors import Ambiguous, Permanent, ProviderError
-from delivery.outcomes import Receipt
+from delivery.outcomes import Receipt, Usage
 from delivery.ports import Order, Wire
 from providers.crm_rest.refusals import refusal
 from providers.http import Answer, HttpClient, json_bytes
 from providers.oauth import Credentials
+from providers.usage import read_usage
 
 _KIND = "create_lead"
 _JSON = {"Accept": "application/json", "Content-Type": "application/json"}
@@ -50,6 +51,7 @@ class CrmRest:
     ) -> None:
         self._operation = spec.operations[_KIND]
         self._probe = spec.probe
+        self._usage_headers = spec.limits.usage
         self._base_url = base_url.rstrip("/")
         self._credentials = credentials
         self._http = http
@@ -138,6 +140,9 @@ class CrmRest:
             self._credentials.refused(proof)
         return answer
 
+    def _usage(self, answer: Answer) -> Usage | None:
+        return read_usage(answer.headers, self._usage_headers, self._now())
+
     def _marks(self, order: Order) -> Mapping[str, str]:
         header = self._operation.idempotency_header
         return {header: str(order.delivery_id)} if header else {}
@@ -154,11 +159,12 @@ class CrmRest:
             message = f"the CRM answered {answer.status} without {self._operation.success_id}; look the lead up"
             raise Ambiguous(message, code="answer_lost", http_status=answer.status)
         detail = {"id": proof} if proof and proof != found else {}
-        return Receipt(found, detail, answer.status)
+        return Receipt(found, detail, answer.status, self._usage(answer))
 
     def _refused(self, order: Order, answer: Answer) -> Receipt:
         rule = self._operation.status(answer.status)
-        refused = refusal(answer, rule, route=self._operation.path, content=order.command.content(), now=self._now())
+        content, usage = order.command.content(), self._usage(answer)
+        refused = refusal(answer, rule, route=self._operation.path, content=content, now=self._now(), usage=usage)
         if rule.code == "conflict":
             return self._ours(order, refused)
         raise refused

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from config.policy import StatusRule
 from delivery.errors import ProviderError
+from delivery.outcomes import Usage
 from providers.http import VERDICT_ERRORS, Answer
 
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,60}")
@@ -19,8 +20,14 @@ _LONGEST_ISSUE = 80
 _MOST_FIELDS = 10
 
 
-def refusal(
-    answer: Answer, rule: StatusRule, *, route: str, content: Mapping[str, JsonValue], now: datetime
+def refusal(  # noqa: PLR0913 - what is known of one answer, all by name
+    answer: Answer,
+    rule: StatusRule,
+    *,
+    route: str,
+    content: Mapping[str, JsonValue],
+    now: datetime,
+    usage: Usage | None = None,
 ) -> ProviderError:
     """Turn an answer that is no success into the error its rule asks for.
 
@@ -30,6 +37,7 @@ def refusal(
         route: The path as a template, for the message.
         content: What we sent; an issue that repeats one of its values is not passed on.
         now: Stands in for the answer's date when it asks us to wait until an instant.
+        usage: What the answer says about our limits; its wait counts where there is no Retry-After.
     """
     code = answer.text_at("error.code")
     code = code if code and _CODE.fullmatch(code) else None
@@ -39,9 +47,10 @@ def refusal(
     return VERDICT_ERRORS[rule.verdict](
         f"{message}; {issues}" if issues else message,
         code=rule.code,
-        retry_after=answer.retry_after(now),
+        retry_after=answer.retry_after(now) or (usage.wait if usage else None),
         http_status=answer.status,
         provider_code=code,
+        usage=usage,
     )
 
 

@@ -16,10 +16,11 @@ from pydantic import SecretStr
 from config.policy import Spec
 from delivery.commands import SendWhatsApp
 from delivery.errors import Ambiguous, Permanent
-from delivery.outcomes import Receipt
+from delivery.outcomes import Receipt, Usage
 from delivery.ports import Order, Wire
 from providers.http import Answer, HttpClient, json_bytes
 from providers.oauth import ApiKey
+from providers.usage import read_usage
 from providers.whatsapp_cloud.envelope import message_body
 from providers.whatsapp_cloud.verdicts import refusal
 
@@ -60,6 +61,7 @@ class WhatsAppCloud:
     ) -> None:
         self._operation = spec.operations[_KIND]
         self._probe = spec.probe
+        self._usage_headers = spec.limits.usage
         self._base_url = _versioned(base_url.rstrip("/"), spec.api_version)
         self._phone_number_id = phone_number_id
         self._proof = ApiKey(token, header="Authorization", scheme="Bearer ").headers()
@@ -135,7 +137,7 @@ class WhatsAppCloud:
         )
         rule = operation.status(answer.status)
         if rule.verdict != "success":
-            raise refusal(answer, rule, now=self._now())
+            raise refusal(answer, rule, now=self._now(), usage=self._usage(answer))
         return answer
 
     def _receipt(self, answer: Answer) -> Receipt:
@@ -146,7 +148,10 @@ class WhatsAppCloud:
         # `contacts[].wa_id` and `.input` are a person's number: they stay out of the receipt.
         status = answer.text_at("messages.0.message_status")
         detail = {"message_status": status} if status and _WORD.fullmatch(status) else {}
-        return Receipt(wamid, detail, answer.status)
+        return Receipt(wamid, detail, answer.status, self._usage(answer))
+
+    def _usage(self, answer: Answer) -> Usage | None:
+        return read_usage(answer.headers, self._usage_headers, self._now())
 
 
 def _message(order: Order) -> SendWhatsApp:

@@ -5,14 +5,14 @@ The texts are ours. Meta's own may hold a phone number and never leave this modu
 Source: WhatsApp Cloud API, error codes, Sep-2026, and Graph API, handling errors, read 2026-11-22.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from config.policy import StatusRule
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
+from delivery.outcomes import Usage
 from providers.http import VERDICT_ERRORS, Answer
 
 _TRACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -167,37 +167,40 @@ def meaning(code: int, *, transient: bool) -> Meaning:
     return MEANINGS.get(code) or family or (_TRANSIENT if transient else _NEW)
 
 
-def refusal(answer: Answer, rule: StatusRule, *, now: datetime) -> ProviderError:
+def refusal(answer: Answer, rule: StatusRule, *, now: datetime, usage: Usage | None) -> ProviderError:
     """Turn an answer that is no success into a verdict.
 
     Args:
         answer: Shape: {"error": {"code": 131056, "message": "...", "fbtrace_id": "...", "is_transient": false}}.
         rule: What the spec says about its status; used when the answer has no code of Meta's.
         now: Stands in for the answer's date when it asks us to wait until an instant.
+        usage: What the answer's headers say about our limits, such as the minutes until calls are accepted again.
     """
     code = answer.at("error.code")
     if isinstance(code, bool) or not isinstance(code, int):
-        return _without_code(answer, rule, now)
+        return _without_code(answer, rule, now, usage)
     # 100 with subcode 33 is no wrong field: the phone number id does not exist for this token.
     meant = 33 if (code, answer.at("error.error_subcode")) == (100, 33) else code
     found = meaning(meant, transient=answer.at("error.is_transient") is True)
     return found.verdict(
         f"WhatsApp refused with {code}: {found.text}{_trace(answer)}",
         code=found.code,
-        retry_after=_asked(answer, now) or found.wait if found.verdict is Retryable else None,
+        retry_after=_asked(answer, now, usage) or found.wait if found.verdict is Retryable else None,
         http_status=answer.status,
         provider_code=str(code),
+        usage=usage,
     )
 
 
-def _without_code(answer: Answer, rule: StatusRule, now: datetime) -> ProviderError:
+def _without_code(answer: Answer, rule: StatusRule, now: datetime, usage: Usage | None) -> ProviderError:
     # An edge in front of Graph answered. It cannot know whether Graph had already taken the message.
     if answer.status >= _SERVER_ERROR:
         message = f"WhatsApp answered {answer.status} without an error of Meta's; wait for a status webhook"
-        return Ambiguous(message, code=rule.code, http_status=answer.status)
+        return Ambiguous(message, code=rule.code, http_status=answer.status, usage=usage)
     message = f"WhatsApp refused with {answer.status}: {rule.meaning}"
     verdict = VERDICT_ERRORS[rule.verdict]
-    return verdict(message, code=rule.code, http_status=answer.status, retry_after=answer.retry_after(now))
+    asked = _asked(answer, now, usage)
+    return verdict(message, code=rule.code, http_status=answer.status, retry_after=asked, usage=usage)
 
 
 def _trace(answer: Answer) -> str:
@@ -205,22 +208,5 @@ def _trace(answer: Answer) -> str:
     return f" (Meta's trace {trace})" if trace and _TRACE.fullmatch(trace) else ""
 
 
-def _asked(answer: Answer, now: datetime) -> timedelta | None:
-    minutes = max(_minutes_to_regain(answer.headers.get("X-Business-Use-Case-Usage")), default=0)
-    return timedelta(minutes=minutes) if minutes > 0 else answer.retry_after(now)
-
-
-def _minutes_to_regain(header: str | None) -> Iterator[int]:
-    """Yield the waits of the usage header, in minutes.
-
-    Shape: {"<id>": [{"type": "messaging", "call_count": 100, "estimated_time_to_regain_access": 12}]}
-    """
-    try:
-        usage = json.loads(header or "{}")
-    except (ValueError, RecursionError):
-        return
-    for entries in usage.values() if isinstance(usage, dict) else ():
-        for entry in entries if isinstance(entries, list) else ():
-            found = entry.get("estimated_time_to_regain_access") if isinstance(entry, dict) else None
-            if isinstance(found, int) and not isinstance(found, bool):
-                yield min(found, 100_000)
+def _asked(answer: Answer, now: datetime, usage: Usage | None) -> timedelta | None:
+    return usage.wait if usage and usage.wait else answer.retry_after(now)

@@ -4,6 +4,7 @@ One system for each module, in a data folder of its own, and nothing of the deve
 conditions and never for a fixed time; the patience is long because the machine may be slow.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -186,6 +187,32 @@ class Running:
             dead=self.dead_workers,
         )
 
+        self.sql(
+            "UPDATE quarantine q SET until = now() - interval '1 second' FROM attempts a JOIN deliveries d"
+            " ON d.id = a.delivery_id AND d.fence = a.fence WHERE q.delivery_id = d.id AND a.worker = ANY(:dead)",
+            dead=self.dead_workers,
+        )
+
+    def tick(self, name: str) -> None:
+        """Let a tick of the timetable come now; a worker carries it out."""
+        self.sql("DELETE FROM ticks WHERE name = :name", name=name)
+        self.app.send_task(name)
+
+    def entrega(self, *words: object) -> Any:
+        """Run a command of the command line with --json; return what it printed, or its exit code where it refused."""
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("entrega")), *map(str, words), "--json"],
+            env=os.environ | {"ENTREGA_DATA": str(self.system.data)},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode or json.loads(done.stdout)
+
+    def audit(self, id_: UUID) -> list[tuple[str, str, str | None]]:
+        """Return a delivery's audit trail: who, what, why."""
+        rows = self.sql("SELECT actor, action, reason FROM audit WHERE delivery_id = :id ORDER BY id", id=id_)
+        return [tuple(row) for row in rows]
+
     def works(self) -> None:
         """Deliver one more lead: the proof that everything is at work."""
         self.until(self.lead(f"prova{time.monotonic_ns()}"), "succeeded")
@@ -226,12 +253,13 @@ def data_folder():
 
 @pytest.fixture(scope="module")
 def module_system(neutral_environment, data_folder, request):
-    """The module's system; a module may say `FLOWER = True`, and `LIMITS` for other limits than none."""
+    """The module's system; a module may say `FLOWER = True`, `WORKERS = 4`, `BREAKER`, and `LIMITS` (else none)."""
+    asked = vars(request.module)
     settings = load_settings({"entrega_env": "sandbox", "entrega_data": data_folder, "entrega_port": 0})
-    plan = Plan(settings, sandbox=True, flower=getattr(request.module, "FLOWER", False))
+    plan = Plan(settings, sandbox=True, flower=asked.get("FLOWER", False), workers=asked.get("WORKERS", 1))
     system = System(plan, lambda _: None)
     system.variables |= {"ENTREGA_ENV": "sandbox", "CRM_TIMEOUT": str(CALL_DEADLINE_S)}
-    write_forms(data_folder / "forms", getattr(request.module, "LIMITS", None))
+    write_forms(data_folder / "forms", asked.get("LIMITS"), asked.get("BREAKER"))
     system.variables["ENTREGA_INTEGRATIONS"] = str(data_folder / "forms")
     try:
         system.start()

@@ -302,11 +302,18 @@ def flower(running, path):
         return page.read().decode()
 
 
+def tasks_in_flower(running):
+    return json.loads(flower(running, "/api/tasks?limit=10000")).keys()
+
+
+def worker_in_flower(running):
+    workers = json.loads(flower(running, "/api/workers?refresh=1"))
+    return next((name for name, known in workers.items() if "stats" in known), None)
+
+
 def everything_in_flower(running, task_ids):
-    tasks = json.loads(flower(running, "/api/tasks?limit=10000")).keys() & set(task_ids)
-    assert tasks, "Flower has not seen the tasks"
-    workers = running.wait(lambda: json.loads(flower(running, "/api/workers?refresh=1")), "Flower knows the worker")
-    worker = next(iter(workers))
+    tasks = running.wait(lambda: tasks_in_flower(running) & set(task_ids), "Flower has seen the tasks")
+    worker = running.wait(lambda: worker_in_flower(running), "Flower knows the worker")
     pages = ["/tasks", "/workers", "/broker", f"/worker/{worker}", "/api/workers?refresh=1", "/api/tasks?limit=10000"]
     pages += [f"{root}/{id_}" for id_ in tasks for root in ("/task", "/api/task/info")]
     return "\n".join(flower(running, each) for each in pages)
@@ -326,7 +333,7 @@ def test_personal_data_shows_nowhere_but_in_the_sealed_ledger_and_at_the_provide
     opened = [running.wait(lambda id_=id_: running.opened_by(id_), "a foreign command") for id_ in foreign[:3]]
     running.until(own + opened, "succeeded")
     running.wait(lambda: running.metric("entrega_messages_rejected_total") >= refused + 4, "the others are refused")
-    running.wait(lambda: foreign[0] in flower(running, "/api/tasks?limit=10000"), "Flower knows the foreign task")
+    running.wait(lambda: foreign[0] in tasks_in_flower(running), "Flower knows the foreign task")
 
     data = running.system.data
     logs = {each.name: each.read_text(errors="replace") for each in [*data.glob("*.log"), *data.glob("logs/*.log")]}

@@ -92,5 +92,11 @@ def new(command=None, **changes):
     return NewDelivery(**(values | changes))
 
 
+def due(ledger, most=100, stale=timedelta(seconds=10)):
+    """Take what is due of every account and kind, as far as the gates let `most` of each go now."""
+    found = ledger.backlogs(stale=stale, most=most)
+    return [hint.id for each in found for hint in ledger.due(each, stale=stale, waits=[timedelta()] * most)]
+
+
 def claim(ledger, *ids):
     return ledger.claim(ids, worker="w1", leases=LEASES)

@@ -5,6 +5,8 @@ The steps are frozen here, apart from `ledger.models`, so that later changes of 
 
 from alembic import op
 
+from ledger.migrations.script import run
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -155,9 +157,7 @@ COMMENT ON COLUMN payloads.body IS 'the command, sealed with the person''s data 
 
 def upgrade() -> None:
     """Create the tables."""
-    for statement in _UP.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
+    run(_UP)
 
 
 def downgrade() -> None:

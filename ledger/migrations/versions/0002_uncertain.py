@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from ledger.migrations.script import run
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -40,9 +42,7 @@ COMMENT ON COLUMN inbound_events.code IS 'why it failed';
 
 def upgrade() -> None:
     """Add them."""
-    for statement in _UP.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
+    run(_UP)
 
 
 def downgrade() -> None:

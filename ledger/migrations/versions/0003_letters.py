@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from ledger.migrations.script import run
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -37,9 +39,7 @@ COMMENT ON COLUMN replays.stop_reason IS 'done, or why the rest was put back';
 
 def upgrade() -> None:
     """Add them."""
-    for statement in _UP.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
+    run(_UP)
 
 
 def downgrade() -> None:

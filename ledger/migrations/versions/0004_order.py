@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from ledger.migrations.script import run
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -39,9 +41,7 @@ COMMENT ON COLUMN quarantine.until IS 'end of its lease; in the past: free';
 
 def upgrade() -> None:
     """Add them."""
-    for statement in _UP.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
+    run(_UP)
 
 
 def downgrade() -> None:

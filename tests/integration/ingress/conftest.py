@@ -1,11 +1,14 @@
-"""The web process as users meet it: a real server on a real port and a real ledger; hints stand at their port."""
+"""The doors as users meet them: a real web server or command line and a real ledger; hints stand at their port."""
 
+import logging
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 
 import pytest
 import requests
+import structlog
 import uvicorn
 
 from config.settings import load_settings
@@ -13,6 +16,7 @@ from ingress.slow_clients import PatientProtocol
 from ingress.web import create_web
 from ledger.api_keys import ApiKeys
 from ledger.store import PostgresLedger
+from tasks import app as entrega
 from tasks.app import Entrega
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
@@ -120,3 +124,30 @@ def stranger(database, ledger):
     engine = connect("postgresql+psycopg://nobody@127.0.0.1:1/none", pool_size=1)
     yield PostgresLedger(engine, replace(ledger.vault, engine=engine))
     engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    root = logging.getLogger()
+    names = list(root.manager.loggerDict)
+    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
+    levels = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in names}
+    yield
+    root.handlers[:], root.level, sys.excepthook, threading.excepthook = kept
+    for name, (level, propagate) in levels.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).propagate = propagate
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def voice(monkeypatch, ledger, archive, database):
+    voice = Voice()
+    values = load_settings({"database_url": "postgresql://x@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"})
+    parts = {"settings": values, "ledger": ledger, "archive": archive, "database": database, "hints": voice}
+    for name, part in parts.items():
+        monkeypatch.setitem(entrega.__dict__, name, part)
+    monkeypatch.delitem(entrega.__dict__, "intake", raising=False)
+    yield voice
+    entrega.__dict__.pop("intake", None)

@@ -7,8 +7,8 @@ import pytest
 
 from delivery.ids import new_id
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
-from delivery.ports import Settlement
-from tests.integration.conftest import claim, lead, letter, new
+from delivery.ports import Backlog, Settlement
+from tests.integration.conftest import claim, due, lead, letter, new
 
 SOON = timedelta(seconds=2)
 
@@ -116,6 +116,14 @@ def test_a_claim_hands_over_the_command_and_records_the_attempt_first(ledger, ar
     found = archive.find(id_)
     assert found.state == "attempting"
     assert [(each.n, each.outcome, each.worker) for each in found.timeline] == [(1, None, "w1")]
+
+
+def test_a_claim_says_how_much_time_is_left(ledger):
+    (id_,) = opened(ledger, lead(expires_at=datetime.now(UTC) + timedelta(minutes=5)))
+
+    (claimed,) = claim(ledger, id_)
+
+    assert timedelta(minutes=4, seconds=50) < claimed.left < timedelta(minutes=5)
 
 
 def test_a_claimed_delivery_cannot_be_claimed_again(ledger):
@@ -274,8 +282,10 @@ def test_a_delivery_that_keeps_losing_its_worker_is_dead(ledger, archive, sql):
 
     swept = ledger.sweep(idempotent=["create_lead"], lease_retries=3)
 
+    found = archive.find(id_)
     assert swept.dead == 1
-    assert archive.find(id_).state == "dead"
+    assert (found.state, found.code) == ("dead", "poison")
+    assert found.settled_at is not None
 
 
 def test_what_never_had_an_attempt_expires(ledger, archive, sql):
@@ -305,13 +315,13 @@ def test_what_ran_out_of_time_in_the_fallback_queue_is_dead(ledger, archive, sql
 def test_a_lost_hint_is_found_once_it_is_stale(ledger, sql):
     (id_,) = opened(ledger, lead())
 
-    at_once = ledger.due(stale=timedelta(seconds=10), most=10)
+    at_once = due(ledger)
     sql("UPDATE deliveries SET hinted_at = now() - interval '11 seconds'")
-    later = ledger.due(stale=timedelta(seconds=10), most=10)
+    later = due(ledger)
 
     assert at_once == []
-    assert [each.id for each in later] == [id_]
-    assert ledger.due(stale=timedelta(seconds=10), most=10) == []
+    assert later == [id_]
+    assert due(ledger) == []
 
 
 def test_a_short_wait_is_left_to_the_fast_clock_first(ledger, sql):
@@ -320,35 +330,87 @@ def test_a_short_wait_is_left_to_the_fast_clock_first(ledger, sql):
     settle(ledger, claimed, Deferred("unavailable", SOON, "503"))
     sql("UPDATE deliveries SET next_at = next_at - interval '5 seconds', hinted_at = hinted_at - interval '5 seconds'")
 
-    just_due = ledger.due(stale=timedelta(seconds=10), most=10)
+    just_due = due(ledger)
     sql("UPDATE deliveries SET hinted_at = hinted_at - interval '8 seconds'")
 
     assert just_due == []
-    assert [each.id for each in ledger.due(stale=timedelta(seconds=10), most=10)] == [id_]
+    assert due(ledger) == [id_]
 
 
-def test_the_drain_takes_parked_deliveries_most_urgent_and_oldest_first(ledger, sql):
-    ids = opened(ledger, lead(1), lead(2), lead(3, priority="high"), lead(4, priority="low"))
+def test_what_upkeep_wakes_has_no_clock_of_its_own(ledger, sql):
+    (id_,) = opened(ledger, lead())
+    (claimed,) = claim(ledger, id_)
+
+    settle(ledger, claimed, Deferred("breaker_open", timedelta(0), "open", burned=False, paced=True))
+
+    assert due(ledger) == [id_]
+
+
+def parked(ledger, *commands):
+    ids = opened(ledger, *commands)
     for claimed in claim(ledger, *ids):
         settle(ledger, claimed, Deferred("unavailable", timedelta(0), "503", parked=True))
+    return ids
+
+
+def test_what_is_due_is_taken_most_urgent_and_oldest_first_the_fallback_queue_included(ledger, sql):
+    ids = parked(ledger, lead(1), lead(2), lead(3, priority="high"), lead(4, priority="low"))
+    ids += opened(ledger, lead(5))
+    sql("UPDATE deliveries SET hinted_at = NULL")
     sql("UPDATE deliveries SET next_at = now() - interval '1 minute' WHERE id = :id", id=ids[1])
 
-    by_sweep = ledger.due(stale=timedelta(seconds=10), most=10)
-    drained = ledger.drain(most=3)
-
-    assert by_sweep == []
-    assert [each.id for each in drained] == [ids[2], ids[1], ids[0]]
+    assert due(ledger, most=4) == [ids[2], ids[1], ids[0], ids[4]]
 
 
-def test_two_drains_at_once_share_the_work(ledger):
-    ids = opened(ledger, *(lead(n) for n in range(20)))
-    for claimed in claim(ledger, *ids):
-        settle(ledger, claimed, Deferred("unavailable", timedelta(0), "503", parked=True))
+def test_takers_at_once_share_the_work(ledger):
+    ids = parked(ledger, *(lead(n) for n in range(20)))
 
     with ThreadPoolExecutor(4) as pool:
-        drained = [each.id for hints in pool.map(lambda _: ledger.drain(most=5), range(4)) for each in hints]
+        taken = [each for batch in pool.map(lambda _: due(ledger, most=5), range(4)) for each in batch]
 
-    assert sorted(drained) == sorted(ids)
+    assert len(taken) == len(set(taken))
+    assert sorted([*taken, *due(ledger)]) == sorted(ids)
+
+
+def test_each_hint_is_for_the_moment_of_its_call_and_live_from_then_on(ledger, sql):
+    parked(ledger, *(lead(n) for n in range(3)))
+    stale, waits = timedelta(seconds=10), [timedelta(), timedelta(seconds=3)]
+    (backlog,) = ledger.backlogs(stale=stale, most=10)
+
+    hints = ledger.due(backlog, stale=stale, waits=waits)
+
+    assert [each.wait for each in hints] == waits
+    assert sql("SELECT extract(epoch from max(hinted_at) - min(hinted_at)) FROM deliveries") == [(3,)]
+    assert ledger.backlogs(stale=stale, most=10) == [Backlog("crm:default", "create_lead", due=1, live=2)]
+
+
+def test_a_long_backlog_of_one_account_takes_nothing_from_another(ledger, sql):
+    opened(ledger, *(lead(n) for n in range(10)))
+    opened(ledger, letter())
+    sql("UPDATE deliveries SET hinted_at = NULL")
+
+    found = ledger.backlogs(stale=timedelta(seconds=10), most=5)
+
+    assert found == [
+        Backlog("crm:default", "create_lead", due=5, live=0),
+        Backlog("email:default", "send_email", due=1, live=0),
+    ]
+
+
+def test_nothing_of_a_held_account_is_taken_and_the_sweep_puts_it_aside(ledger, archive, desk, sql):
+    (later,) = opened(ledger, lead(1, send_at=datetime.now(UTC) + timedelta(hours=1)))
+    (id_,) = opened(ledger, lead(2))
+    sql("UPDATE deliveries SET hinted_at = NULL")
+    desk.pause("crm:default", reason="contract ended")
+
+    taken = due(ledger)
+    ledger.sweep(idempotent=[], lease_retries=3)
+
+    found = archive.find(id_)
+    assert taken == []
+    assert (found.state, found.code, found.reason) == ("held", "account_held", "contract ended")
+    assert archive.find(later).state == "waiting"
+    assert sql("SELECT action FROM audit WHERE delivery_id = :id AND actor = 'sweep'", id=id_) == [("held",)]
 
 
 def test_a_replay_starts_with_fresh_budgets_and_keeps_the_timeline(ledger, archive, letters, sql):
@@ -363,6 +425,26 @@ def test_a_replay_starts_with_fresh_budgets_and_keeps_the_timeline(ledger, archi
     assert (again.tries, again.parks, again.order.attempt) == ({}, 0, 2)
     assert len(archive.find(id_).timeline) == 2
     assert sql("SELECT actor, reason FROM audit WHERE action = 'replayed'") == [("ana", "corrigido no CRM")]
+
+
+@pytest.mark.parametrize(
+    ("options", "lifetime"),
+    [
+        ({}, timedelta(hours=24)),
+        ({"send_at": timedelta(minutes=-5)}, timedelta(hours=24)),
+        ({"expires_at": timedelta(hours=2)}, timedelta(hours=2)),
+    ],
+)
+def test_every_replay_gets_the_whole_time_of_the_command_and_no_more(ledger, archive, letters, sql, options, lifetime):
+    (id_,) = opened(ledger, lead(**{name: datetime.now(UTC) + shift for name, shift in options.items()}))
+    for _ in range(3):
+        sql("UPDATE deliveries SET created_at = created_at - interval '9 hours'")
+        settle(ledger, claim(ledger, id_)[0], Rejected("invalid", "no"))
+        letters.replay([id_], reason="again")
+
+    found = archive.find(id_)
+
+    assert lifetime - timedelta(minutes=1) < found.expires_at - found.next_at <= lifetime
 
 
 def test_only_dead_and_held_deliveries_can_be_replayed(ledger, letters):

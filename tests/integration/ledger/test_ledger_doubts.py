@@ -173,6 +173,89 @@ def test_a_failure_told_later_is_a_dead_letter(ledger, doubts, archive, sql):
     assert (found.state, found.progress, found.code) == ("dead", "failed", "undeliverable")
 
 
+LATE = Succeeded(Receipt("wamid.1"))
+NO_ANSWER = Uncertain("answer_lost", "no answer")
+
+
+def resent(ledger, doubts):
+    id_ = uncertain(ledger)
+    conclude(doubts, take(doubts)[0], "resend")
+    return claim(ledger, id_)[0]
+
+
+@pytest.mark.parametrize(("answer", "state"), [(LATE, "succeeded"), (NO_ANSWER, "dead")])
+def test_a_failure_told_before_the_answer_waits_for_it_and_is_not_forgotten(
+    ledger, doubts, archive, sql, answer, state
+):
+    claimed = attempting(ledger)
+    tell(sql, claimed.order.delivery_id, "failed", code="undeliverable")
+    early = doubts.absorb(most=10)
+    ledger.settle([Settlement(claimed, answer)])
+
+    doubts.absorb(most=10)
+
+    found = archive.find(claimed.order.delivery_id)
+    assert (early, found.state, found.progress, found.code) == (0, state, "failed", "undeliverable")
+
+
+def test_an_answer_that_comes_after_the_failure_was_told_does_not_undo_it(ledger, doubts, archive, sql):
+    claimed = attempting(ledger)
+    ledger.settle([Settlement(claimed, NO_ANSWER)])
+    tell(sql, claimed.order.delivery_id, "failed")
+    doubts.absorb(most=10)
+
+    ledger.settle([Settlement(claimed, LATE)])
+
+    assert (archive.find(claimed.order.delivery_id).state, archive.find(claimed.order.delivery_id).progress) == (
+        "dead",
+        "failed",
+    )
+
+
+def test_the_failure_of_a_first_send_says_nothing_of_the_second_that_has_its_own_receipt(ledger, doubts, archive, sql):
+    second = resent(ledger, doubts)
+    tell(sql, second.order.delivery_id, "failed", receipt="wamid.1")
+    doubts.absorb(most=10)
+    ledger.settle([Settlement(second, Succeeded(Receipt("wamid.2")))])
+
+    worked_on = doubts.absorb(most=10)
+
+    found = archive.find(second.order.delivery_id)
+    assert (worked_on, found.state, found.progress, found.receipt) == (1, "succeeded", "sent", "wamid.2")
+
+
+def test_an_event_settles_a_second_send_that_is_under_way(ledger, doubts, archive, sql):
+    second = resent(ledger, doubts)
+    tell(sql, second.order.delivery_id, "delivered")
+
+    doubts.absorb(most=10)
+
+    assert archive.find(second.order.delivery_id).state == "succeeded"
+    assert ledger.settle([Settlement(second, NO_ANSWER)]) == set()
+
+
+def test_events_of_another_account_make_no_silence(ledger, doubts, sql):
+    uncertain(ledger)
+    sql("UPDATE deliveries SET uncertain_since = now() - interval '20 minutes'")
+    for n, ago in enumerate((19, 13, 7)):
+        tell(sql, None, key=f"e{n}", minutes_ago=ago)
+    sql("UPDATE inbound_events SET account = 'whatsapp:vendas'")
+
+    assert not take(doubts)[0].listening
+
+
+@pytest.mark.parametrize("verdict", ["absent", "resend"])
+def test_a_message_that_cost_a_worker_in_quarantine_too_is_not_sent_again(ledger, doubts, archive, sql, verdict):
+    id_ = uncertain(ledger)
+    sql("UPDATE deliveries SET tries = '{\"lease_lost\": 4}'")
+
+    conclude(doubts, take(doubts)[0], verdict)
+
+    found = archive.find(id_)
+    assert (found.state, found.code) == ("dead", "poison")
+    assert found.settled_at is not None
+
+
 def test_an_event_is_worked_on_once(ledger, doubts, sql):
     tell(sql, uncertain(ledger))
 

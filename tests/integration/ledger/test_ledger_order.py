@@ -12,7 +12,7 @@ from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
 from delivery.ports import Settlement
 from ledger.canceling import NotCancelable, cancel
 from ledger.order import next_in_order, next_suspect
-from tests.integration.conftest import claim, lead, letter, new
+from tests.integration.conftest import claim, due, lead, letter, new
 
 NOW = timedelta(0)
 SENT = Succeeded(Receipt("LEAD-1"))
@@ -41,7 +41,7 @@ def audit(sql, action):
 
 def hint(ledger, sql):
     sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
-    return [each.id for each in ledger.due(stale=timedelta(seconds=10), most=100)]
+    return due(ledger)
 
 
 # --- order --------------------------------------------------------------------------------------------------------
@@ -132,13 +132,13 @@ def test_a_stuck_delivery_blocks_its_key_for_ten_minutes_and_is_then_overtaken(l
     assert audit(sql, "overtaken") == [first]
 
 
-def test_the_drain_keeps_the_order_too(ledger, sql):
+def test_the_fallback_queue_keeps_the_order_too(ledger, sql):
     first, second = pair(ledger)
     settle(ledger, claim(ledger, first)[0], STUCK[1])
     sql("UPDATE deliveries SET parks = 1, state = 'waiting', stuck_since = now() WHERE id = :id", id=second)
 
-    assert [each.id for each in ledger.drain(most=10)] == [first]
-    assert ledger.drain(most=10) == []
+    assert due(ledger) == [first]
+    assert due(ledger) == []
 
 
 def test_what_is_attempted_is_never_overtaken_however_long_it_was_stuck(ledger, sql):
@@ -208,14 +208,13 @@ def test_a_command_for_next_year_waits_in_the_ledger_and_is_hinted_when_its_time
     assert claimed_ids(ledger, id_) == [id_]
 
 
-def test_what_expired_a_moment_ago_is_neither_claimed_nor_hinted_nor_drained(ledger, sql):
+def test_what_expired_a_moment_ago_is_neither_claimed_nor_hinted(ledger, sql):
     ids = opened(ledger, lead(1), lead(2))
     settle(ledger, claim(ledger, ids[1])[0], STUCK[1])
     sql("UPDATE deliveries SET expires_at = now()")
 
     assert claim(ledger, *ids) == []
     assert hint(ledger, sql) == []
-    assert ledger.drain(most=10) == []
 
 
 def test_the_most_urgent_come_first_whatever_their_age(ledger, sql):

@@ -17,6 +17,7 @@ from redis.retry import Retry
 from config.policy import Timeouts
 from providers.http import HttpClient
 from providers.oauth import ClientCredentials, TokenSource
+from providers.token_shelf import TokenShelf
 
 
 class TokenEndpoint(ThreadingHTTPServer):
@@ -74,17 +75,22 @@ def http() -> Iterator[HttpClient]:
 
 def worker(endpoint: TokenEndpoint, redis: Redis, http: HttpClient) -> TokenSource:
     """Build a source of its own, as another process would have; only Valkey is shared."""
-    return TokenSource(
+    credentials = ClientCredentials(
+        f"http://127.0.0.1:{endpoint.server_port}/oauth/token", "our-id", SecretStr("invented")
+    )
+    shelf = TokenShelf(
+        redis=redis,
         service="crm",
-        credentials=ClientCredentials(
-            f"http://127.0.0.1:{endpoint.server_port}/oauth/token", "our-id", SecretStr("invented")
-        ),
+        mark=credentials.mark(),
+        seal=lambda plain: plain[::-1],
+        unseal=lambda sealed: sealed[::-1],
+    )
+    return TokenSource(
+        credentials=credentials,
+        shelf=shelf,
         http=http,
         timeouts=Timeouts(connect_s=1, read_s=2, total_s=3),
         margin=lambda life: life * 0.2,
-        redis=redis,
-        seal=lambda plain: plain[::-1],
-        unseal=lambda sealed: sealed[::-1],
     )
 
 

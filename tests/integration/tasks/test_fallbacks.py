@@ -1,6 +1,10 @@
 """Fallback commands: started once where the first surely or probably did not arrive, called back where it did."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from itertools import permutations
+from threading import Barrier
+from time import monotonic
 
 import pytest
 from sqlalchemy import text
@@ -10,7 +14,7 @@ from config.settings import load_settings
 from delivery.commands import SendWhatsApp
 from delivery.intake import Intake
 from delivery.outcomes import Receipt, Rejected, Succeeded, Uncertain
-from delivery.ports import Settlement
+from delivery.ports import Conclusion, Settlement
 from ledger.canceling import cancel
 from ledger.doubts import PostgresDoubts
 from ledger.fallbacks import Fallbacks
@@ -200,6 +204,100 @@ def test_a_receipt_that_comes_while_the_fallback_starts_calls_it_back(ledger, ar
     slow.receipt.result(10)
 
     assert (archive.find(first).state, fallback(archive, first).state) == ("succeeded", "canceled")
+
+
+SENT = Succeeded(Receipt("wamid.1"))
+
+
+class Story:
+    """A message on its way, and what may happen to it; each may come at any time."""
+
+    def __init__(self, ledger, doubts, sql):
+        self.ledger, self.doubts, self.sql = ledger, doubts, sql
+        (opened,) = ledger.open([new(MESSAGE)])
+        (self.claimed,) = claim(ledger, opened.id)
+        self.id = opened.id
+
+    def answer_lost(self):
+        self.ledger.settle([Settlement(self.claimed, LOST)])
+
+    def worker_lost(self):
+        self.sql("UPDATE deliveries SET lease_until = now() - interval '1 second' WHERE state = 'attempting'")
+        self.ledger.sweep(idempotent=[], lease_retries=3)
+
+    def resend_planned(self):
+        doubts = self.doubts.take(pause=timedelta(), window={"send_whatsapp": timedelta()}, most=10)
+        self.doubts.conclude([Conclusion(each, "resend", "nothing proves it") for each in doubts])
+
+    def time_over(self):
+        self.sql("UPDATE deliveries SET expires_at = now() - interval '1 second' WHERE id = :id", id=self.id)
+        sweep.run()
+
+    def receipt(self):
+        tell(self.sql, self.id)
+        self.doubts.absorb(most=10)
+
+    def late_answer(self):
+        self.ledger.settle([Settlement(self.claimed, SENT)])
+
+
+@pytest.mark.parametrize("proof", ["receipt", "late_answer"])
+@pytest.mark.parametrize("loss", ["answer_lost", "worker_lost"])
+@pytest.mark.parametrize("order", list(permutations(range(4))), ids=lambda order: "".join(map(str, order)))
+def test_in_whatever_order_things_come_a_proof_settles_it_and_nothing_else_is_sent(
+    ledger, archive, doubts, sql, order, loss, proof
+):
+    story = Story(ledger, doubts, sql)
+    happenings = (loss, "resend_planned", "time_over", proof)
+
+    for n in order:
+        getattr(story, happenings[n])()
+    sweep.run()
+
+    second = fallback(archive, story.id)
+    everything = [each.id for each in archive.search()]
+    assert archive.find(story.id).state == "succeeded"
+    assert second is None or second.state == "canceled"
+    assert claim(ledger, *everything) == []
+    assert archive.verify().faults == {}
+
+
+def test_receipt_against_fallback_in_60_rounds_never_sends_one_that_begins_after_the_receipt(
+    ledger, archive, doubts, sql
+):
+    messages = [MESSAGE.model_copy(update={"text": f"Olá {n}"}) for n in range(60)]
+    firsts = [ended(ledger, LOST, each).order.delivery_id for each in messages]
+    sql("UPDATE deliveries SET expires_at = now() - interval '1 second'")
+    gate, told, begun = Barrier(3), {}, {}
+
+    def start(first):
+        new_fallback = app.intake.prepare("send_email", LETTER_BODY | {"text": str(first)}, producer="tests")
+        Fallbacks(ledger).start(first, new_fallback)
+
+    def confirm(first):
+        tell(sql, first)
+        doubts.absorb(most=10)
+        told[first] = monotonic()
+
+    def send(first):
+        for _ in range(15):
+            second, asked = archive.find(first).fallback_id, monotonic()
+            if second and claim(ledger, second):
+                begun[first] = asked
+
+    def play(act):
+        for each in firsts:
+            gate.wait(30)
+            act(each)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(play, (start, confirm, send)))
+
+    seconds = {first: fallback(archive, first) for first in firsts}
+    assert {archive.find(each).state for each in firsts} == {"succeeded"}
+    assert {first for first, second in seconds.items() if second and second.state == "attempting"} == begun.keys()
+    assert {second.state for first, second in seconds.items() if second and first not in begun} <= {"canceled"}
+    assert [first for first, asked in begun.items() if asked > told[first]] == []
 
 
 def test_a_late_answer_of_the_send_calls_the_fallback_back(ledger, archive, sql):

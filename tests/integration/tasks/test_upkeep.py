@@ -20,13 +20,26 @@ class Voice:
     def __init__(self, waiting=0):
         self.waiting = waiting
         self.sent = []
+        self.waits = []
 
     def backlog(self):
         return self.waiting
 
     def send(self, hints):
         self.sent += [each.id for each in hints]
+        self.waits += [each.wait for each in hints]
         return len(hints)
+
+
+class Doors:
+    """Gates that let so many calls of a kind go, one in each second; without end where nothing is said."""
+
+    def __init__(self, **rooms):
+        self.rooms = rooms
+        self.providers = {}
+
+    def room(self, account, kind, *, within, most):
+        return [timedelta(seconds=n) for n in range(min(most, self.rooms.get(kind, most)))]
 
 
 class Api:
@@ -46,6 +59,7 @@ def voice(monkeypatch, ledger, archive, database):
     parts = {"settings": values, "ledger": ledger, "archive": archive, "database": database, "hints": voice}
     for name, part in parts.items():
         monkeypatch.setitem(app.__dict__, name, part)
+    monkeypatch.setitem(app.__dict__, "engine", Doors())
     return voice
 
 
@@ -147,6 +161,40 @@ def test_the_drain_waits_for_the_broker(voice, ledger, archive):
     drain.run()
 
     assert archive.find(id_).state == "waiting"
+
+
+def test_a_shut_gate_holds_back_its_own_account_and_no_other(voice, ledger, sql, monkeypatch):
+    ledger.open([new(lead(n)) for n in range(5)])
+    letters = [each.id for each in ledger.open([new(letter(n)) for n in range(2)])]
+    sql("UPDATE deliveries SET hinted_at = NULL")
+    monkeypatch.setitem(app.__dict__, "engine", Doors(create_lead=0))
+
+    drain.run()
+
+    assert sorted(voice.sent) == sorted(letters)
+
+
+@pytest.mark.parametrize("task", [drain, sweep])
+def test_as_many_are_hinted_as_the_gates_let_through_each_for_its_moment(voice, ledger, sql, monkeypatch, task):
+    ids = [each.id for each in ledger.open([new(lead(n)) for n in range(5)])]
+    sql("UPDATE deliveries SET hinted_at = NULL")
+    monkeypatch.setitem(app.__dict__, "engine", Doors(create_lead=3))
+
+    task.run()
+
+    assert voice.sent == ids[:3]
+    assert voice.waits == [timedelta(seconds=n) for n in range(3)]
+
+
+def test_hints_under_way_take_up_room_so_that_any_number_of_beats_does_no_harm(voice, ledger, sql, monkeypatch):
+    ids = [each.id for each in ledger.open([new(lead(n)) for n in range(5)])]
+    sql("UPDATE deliveries SET hinted_at = NULL")
+    monkeypatch.setitem(app.__dict__, "engine", Doors(create_lead=3))
+
+    for task in (drain, sweep, drain):
+        task.run()
+
+    assert voice.sent == ids[:3]
 
 
 def test_health_keeps_what_each_probe_found(voice, archive, monkeypatch):

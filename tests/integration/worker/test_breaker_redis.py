@@ -11,19 +11,20 @@ import pybreaker
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.policy import load_specs
-from delivery.breaker import Change, Pass, Refusal, Rules
+from delivery.breaker import Change, Pass, Refusal
 from delivery.breaker_local import LocalCircuit
 from delivery.commands import CreateLead
 from delivery.ids import new_id
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded
 from delivery.ports import Claimed, Order, Settlement
 from sandbox.valkey import ValkeyServer
+from tests.property.delivery.breaker_machine import RULES, BreakerMachine, calls, passed, trials, trip
 from worker.breaker import BreakerGate, Changed
 from worker.breaker_redis import RedisCircuit
 from worker.breaker_shared import BreakerUnreachable, Line, SharedBreaker
@@ -31,15 +32,6 @@ from worker.breaker_shared import BreakerUnreachable, Line, SharedBreaker
 NAME = "crm:default/create_lead"
 LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
 DRIVEN = "local now = tonumber(redis.call('GET', 'test-clock'))"
-RULES = Rules(
-    failure_ratio=0.5,
-    window=timedelta(seconds=60),
-    minimum_calls=4,
-    open_for=timedelta(seconds=30),
-    trials=3,
-    close_ratio=0.7,
-    lease=timedelta(seconds=45),
-)
 GOOD = Succeeded(Receipt("LEAD-1"))
 BUSY = Deferred("unavailable", timedelta(seconds=1), "busy")
 REFUSED = Rejected("invalid", "a field is wrong")
@@ -99,29 +91,12 @@ class Log:
         self.lines.append((event, fields))
 
 
-def calls(circuit, *marks):
-    return [circuit.record(circuit.admit(f"{n}").answer, mark) for n, mark in enumerate(marks)]
-
-
-def trip(circuit):
-    return calls(circuit, *["failure"] * RULES.minimum_calls)
-
-
-def trials(circuit, count):
-    return [circuit.admit(f"trial-{n}").answer for n in range(count)]
-
-
-def passed(answers):
-    return [isinstance(each, Pass) for each in answers]
-
-
 # --- the same rules -------------------------------------------------------------------------------------------------
 
 
-class Both(RuleBasedStateMachine):
+class Both(BreakerMachine):
     """The shared circuit and the local one, asked the same things at the same instants."""
 
-    under_way = Bundle("under_way")
     redis: Redis
 
     def __init__(self):
@@ -138,30 +113,12 @@ class Both(RuleBasedStateMachine):
         assert era_less(shared.answer) == era_less(local.answer)
         return shared.answer, local.answer
 
-    def tell(self, answers, mark):
-        if isinstance(answers[0], Pass):
-            shared, local = (each.record(granted, mark) for each, granted in zip(self.pair, answers, strict=True))
+    def tell(self, call, mark):
+        if isinstance(call[0], Pass):
+            shared, local = (each.record(granted, mark) for each, granted in zip(self.pair, call, strict=True))
             assert shared == local
 
-    @rule(seconds=st.one_of(st.integers(1, 3_000).map(lambda ms: ms / 1000), st.sampled_from([30, 45, 60])))
-    def wait(self, seconds):
-        self.clock.go(seconds)
-
-    @rule(target=under_way)
-    def start(self):
-        return self.ask()
-
-    @rule(answers=consumes(under_way), mark=st.sampled_from(["success", "failure", "neutral"]))
-    def end(self, answers, mark):
-        self.tell(answers, mark)
-
-    @rule(marks=st.lists(st.sampled_from(["success", "failure", "failure", "neutral"]), min_size=1, max_size=6))
-    def calls_in_a_row(self, marks):
-        for mark in marks:
-            self.tell(self.ask(), mark)
-
-    @rule(mode=st.sampled_from(["auto", "auto", "open", "closed"]))
-    def override(self, mode):
+    def force(self, mode):
         shared, local = (each.force(mode, actor="ana", reason="teste") for each in self.pair)
         assert shared == local
 

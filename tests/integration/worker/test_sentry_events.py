@@ -14,9 +14,10 @@ import structlog
 from celery import Celery
 from pydantic import SecretStr
 
+from delivery.alerts import Alert
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, Retryable
 from worker.logs import configure_logging
-from worker.sentry import report_error, scrub, start_sentry
+from worker.sentry import report_alert, report_error, scrub, start_sentry
 
 ADDRESS = "ana.teste@exemplo.com.br"
 PHONE = "+5511999990001"
@@ -190,3 +191,13 @@ def test_starting_twice_keeps_the_first_client(sentry):
 @pytest.mark.parametrize("dsn", [None, SecretStr("")])
 def test_without_a_dsn_nothing_is_started(dsn):
     assert start_sentry(dsn, environment="sandbox", release="0.1.0") is False
+
+
+def test_an_alert_is_one_event_grouped_by_account_and_code(sentry):
+    report_alert(Alert("P1", "crm:default", "crm", "unauthorized", f"refused {TOKEN}", "entrega resume crm:default"))
+
+    (event,) = _events(sentry)
+    assert event["fingerprint"] == ["alert", "crm:default", "unauthorized"]
+    assert event["message"] == "P1 crm:default unauthorized: entrega resume crm:default"
+    assert (event["level"], event["tags"]["severity"]) == ("error", "P1")
+    assert [each for each in CANARIES if each in json.dumps(event).encode()] == []

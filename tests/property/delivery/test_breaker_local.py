@@ -5,20 +5,12 @@ from datetime import timedelta
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from delivery.breaker import Change, Pass, Refusal, Rules
 from delivery.breaker_local import LocalCircuit
+from tests.property.delivery.breaker_machine import RULES, BreakerMachine, calls, passed, trials, trip
 
-RULES = Rules(
-    failure_ratio=0.5,
-    window=timedelta(seconds=60),
-    minimum_calls=4,
-    open_for=timedelta(seconds=30),
-    trials=3,
-    close_ratio=0.7,
-    lease=timedelta(seconds=45),
-)
 OTHER_RULES = Rules(
     failure_ratio=0.3,
     window=timedelta(seconds=6),
@@ -103,10 +95,8 @@ class Model:
             self.change(mode, now)
 
 
-class Machine(RuleBasedStateMachine):
-    """Any order of calls, ends, waiting and overrides."""
-
-    under_way = Bundle("under_way")
+class AgainstModel(BreakerMachine):
+    """The local breaker and the model, asked the same things at the same instants."""
 
     @initialize(rules=st.sampled_from([RULES, OTHER_RULES]))
     def begin(self, rules):
@@ -123,25 +113,13 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(answer, Pass) == expected
         return answer, self.model.era
 
-    @rule(ms=st.one_of(st.integers(1, 3_000), st.sampled_from([2_000, 3_000, 6_000, 30_000, 45_000, 60_000])))
-    def wait(self, ms):
-        self.clock.ms += ms
+    def tell(self, call, mark):
+        answer, era = call
+        if isinstance(answer, Pass):
+            self.circuit.record(answer, mark)
+            self.model.learns(answer.token, era, mark, self.clock.ms)
 
-    @rule(target=under_way)
-    def start(self):
-        return self.ask()
-
-    @rule(call=consumes(under_way), mark=st.sampled_from(["success", "failure", "neutral"]))
-    def end(self, call, mark):
-        self.tell(call, mark)
-
-    @rule(marks=st.lists(st.sampled_from(["success", "failure", "failure", "neutral"]), min_size=1, max_size=6))
-    def calls_in_a_row(self, marks):
-        for mark in marks:
-            self.tell(self.ask(), mark)
-
-    @rule(mode=st.sampled_from(["auto", "auto", "open", "closed"]))
-    def override(self, mode):
+    def force(self, mode):
         self.circuit.force(mode, actor="ana", reason="teste")
         self.model.forced(mode, self.clock.ms)
 
@@ -162,15 +140,9 @@ class Machine(RuleBasedStateMachine):
         if view.state == "closed":
             assert (view.calls, view.failures) == (len(window), sum(window))
 
-    def tell(self, call, mark):
-        answer, era = call
-        if isinstance(answer, Pass):
-            self.circuit.record(answer, mark)
-            self.model.learns(answer.token, era, mark, self.clock.ms)
 
-
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestTheLocalBreakerDoesWhatTheModelSays = Machine.TestCase
+AgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTheLocalBreakerDoesWhatTheModelSays = AgainstModel.TestCase
 
 
 @pytest.fixture
@@ -181,18 +153,6 @@ def clock():
 @pytest.fixture
 def circuit(clock):
     return LocalCircuit(RULES, clock)
-
-
-def calls(circuit, *marks):
-    return [circuit.record(circuit.admit(f"{n}").answer, mark) for n, mark in enumerate(marks)]
-
-
-def trip(circuit):
-    calls(circuit, *["failure"] * RULES.minimum_calls)
-
-
-def trials(circuit, count):
-    return [circuit.admit(f"trial-{n}").answer for n in range(count)]
 
 
 def test_half_of_the_calls_failing_opens_it(circuit):
@@ -236,7 +196,7 @@ def test_exactly_the_trials_are_let_through_after_the_open_time(circuit, clock):
 
     answers = trials(circuit, 10)
 
-    assert [isinstance(each, Pass) for each in answers] == [True] * 3 + [False] * 7
+    assert passed(answers) == [True] * 3 + [False] * 7
     assert answers[3] == Refusal(timedelta())
 
 
@@ -279,7 +239,7 @@ def test_a_forgotten_trial_does_not_block_it_for_ever(circuit, clock):
 
     clock.go(seconds=45)
 
-    assert [isinstance(each, Pass) for each in trials(circuit, 4)] == [True, True, True, False]
+    assert passed(trials(circuit, 4)) == [True, True, True, False]
 
 
 def test_a_trial_that_reports_after_its_lease_counts_for_nothing(circuit, clock):
@@ -326,7 +286,7 @@ def test_after_forced_open_the_automatic_mode_begins_with_trials(circuit):
 
     answers = trials(circuit, 4)
 
-    assert [isinstance(each, Pass) for each in answers] == [True, True, True, False]
+    assert passed(answers) == [True, True, True, False]
 
 
 def test_a_view_names_who_forced_it_and_why(circuit, clock):

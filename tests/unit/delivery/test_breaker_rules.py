@@ -1,4 +1,3 @@
-import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -70,27 +69,18 @@ def test_an_uncertain_end_counts_only_when_the_spec_says_so(counts):
 
 
 @pytest.mark.parametrize(
-    ("refusal", "shortest", "longest"),
+    ("refusal", "wait"),
     [
-        (Refusal(timedelta(seconds=18)), 18, 23),
-        (Refusal(timedelta(seconds=30), forced=True), 30, 35),
-        (Refusal(timedelta()), 1, 3),
+        (Refusal(timedelta(seconds=18)), timedelta(seconds=18)),
+        (Refusal(timedelta(seconds=30), forced=True), timedelta(seconds=30)),
+        (Refusal(timedelta()), timedelta(seconds=1)),
     ],
 )
-def test_waiting_deliveries_come_back_spread_out(refusal, shortest, longest):
-    rng = random.Random(7)
+def test_a_refused_call_burns_no_attempt_and_is_woken_at_the_breakers_pace(refusal, wait):
+    outcome = deferral(refusal, "crm:default, create_lead")
 
-    waits = [deferral(refusal, "crm:default, create_lead", rng).wait for _ in range(200)]
-
-    assert min(waits) >= timedelta(seconds=shortest)
-    assert max(waits) <= timedelta(seconds=longest)
-    assert len(set(waits)) > 190
-
-
-def test_a_refused_call_burns_no_attempt():
-    outcome = deferral(Refusal(timedelta(seconds=9)), "crm:default, create_lead", random.Random(7))
-
-    assert (outcome.code, outcome.burned, outcome.parked) == ("breaker_open", False, False)
+    assert (outcome.code, outcome.burned, outcome.parked, outcome.paced) == ("breaker_open", False, False, True)
+    assert outcome.wait == wait
     assert "crm:default, create_lead" in outcome.reason
 
 

@@ -7,7 +7,7 @@ from delivery.commands import CreateLead
 from delivery.engine import Engine
 from delivery.errors import LedgerUnavailable, Permanent, Retryable
 from delivery.ids import new_id
-from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded
+from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Usage
 from delivery.ports import Claimed, Order
 
 LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
@@ -16,10 +16,9 @@ LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse=
 class Book:
     """A ledger that hands out one delivery and keeps what was settled."""
 
-    def __init__(self, away=0):
-        self.claimed = Claimed(
-            Order(new_id(), "crm:default", LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)), "t", 1, {}, 0
-        )
+    def __init__(self, away=0, left=timedelta.max):
+        order = Order(new_id(), "crm:default", LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC))
+        self.claimed = Claimed(order, "t", 1, {}, 0, left)
         self.settled = []
         self.away = away
         self.leases = None
@@ -124,6 +123,21 @@ def test_a_closed_gate_stops_the_call_and_burns_nothing(book):
     assert ended.outcome is SHUT
 
 
+@pytest.mark.parametrize(
+    ("left_s", "waited_s", "code"), [(5, 5, "expired"), (5, 4.9, None), (3600, 15, "too_late"), (3600, 14.9, None)]
+)
+def test_what_waited_too_long_between_claim_and_call_is_given_back_unsent(left_s, waited_s, code):
+    crm, door = Crm(Receipt("LEAD-1")), Door()
+    times = iter([100.0, 100.0 + waited_s, 200.0, 200.0])
+    book = Book(left=timedelta(seconds=left_s))
+
+    (ended,) = engine(book, crm, gates=[door], monotonic=times.__next__).deliver([new_id()])
+
+    assert (crm.orders == []) is (code is not None)
+    assert (ended.outcome.code, getattr(ended.outcome, "burned", True)) == (code or "ok", code is None)
+    assert door.learnt == [ended]
+
+
 def test_each_gate_learns_how_what_it_let_through_ended(book):
     first, second, third = Door(), Door(SHUT), Door()
 
@@ -138,6 +152,17 @@ def test_a_verdict_keeps_the_providers_own_code(book):
     (ended,) = engine(book, crm).deliver([new_id()])
 
     assert (ended.outcome.code, ended.http_status, ended.provider_code) == ("unavailable", 503, "BUSY")
+
+
+@pytest.mark.parametrize(
+    "end", [Receipt("LEAD-1", usage=Usage(room=0.5)), Retryable("busy", code="unavailable", usage=Usage(room=0.5))]
+)
+def test_what_the_provider_says_of_its_limits_reaches_the_gates(book, end):
+    door = Door()
+
+    engine(book, Crm(end), gates=[door]).deliver([new_id()])
+
+    assert door.learnt[0].usage == Usage(room=0.5)
 
 
 def test_an_account_nobody_set_up_is_held(book):

@@ -20,6 +20,7 @@ from config.policy import Timeouts
 from delivery.errors import Permanent, ProviderError, Retryable
 from providers.http import HttpClient
 from providers.oauth import ApiKey, ClientCredentials, TokenSource
+from providers.token_shelf import TokenShelf
 
 TOKEN_URL = "https://auth.example.com/oauth/token"
 HTTP = HttpClient()
@@ -44,7 +45,7 @@ class Clock:
 
 @dataclass
 class FakeRedis:
-    """The four commands the token needs, in memory; `away` makes every one of them fail."""
+    """The three commands the token needs, in memory; `away` makes every one of them fail."""
 
     values: dict[str, Any] = field(default_factory=dict)
     lives: dict[str, timedelta] = field(default_factory=dict)
@@ -67,10 +68,6 @@ class FakeRedis:
         self.lives[name] = px
         return not taken
 
-    def exists(self, name: str) -> int:
-        self._reach()
-        return int(name in self.values)
-
     def eval(self, _script: str, _keys: int, name: str, value: str) -> int:
         self._reach()
         return int(self.values.get(name) == value and self.values.pop(name) is not None)
@@ -90,20 +87,28 @@ def source(
     clock: Clock | None = None,
     pause: Callable[[float], object] = lambda _: None,
     scope: str | None = None,
+    chance: float = 0.0,
 ) -> TokenSource:
     clock = clock or Clock()
-    return TokenSource(
+    credentials = ClientCredentials(TOKEN_URL, "our-id", SecretStr(SECRET), scope, timedelta(hours=2))
+    shelf = TokenShelf(
+        redis=cast("Redis | None", redis),
         service="crm",
-        credentials=ClientCredentials(TOKEN_URL, "our-id", SecretStr(SECRET), scope, timedelta(hours=2)),
+        mark=credentials.mark(),
+        seal=seal,
+        unseal=unseal,
+        ticks=clock.ticks,
+    )
+    return TokenSource(
+        credentials=credentials,
+        shelf=shelf,
         http=HTTP,
         timeouts=Timeouts(connect_s=1, read_s=1, total_s=1),
         margin=lambda life: max(min(life * 0.2, timedelta(minutes=30)), timedelta(seconds=60)),
-        redis=cast("Redis | None", redis),
-        seal=seal,
-        unseal=unseal,
         wall=clock.wall,
         ticks=clock.ticks,
         pause=pause,
+        chance=lambda: chance,
     )
 
 
@@ -159,6 +164,24 @@ def test_a_token_is_renewed_ahead_of_its_end(answer: dict[str, object], fresh_s:
     third = tokens.token()
 
     assert (first, second, third) == ("token-1", "token-1", "token-2")
+
+
+@responses.activate
+def test_processes_begin_to_renew_at_different_moments_but_never_past_the_margin() -> None:
+    grant("token-1", expires_in=1_000)
+    grant("token-2", expires_in=1_000)
+    clock, redis = Clock(), FakeRedis()
+    early, late = source(redis, clock), source(redis, clock, chance=1.0)
+    early.token()
+    late.token()
+
+    clock.now += 800
+    redis.values.clear()  # as Redis does at the end of the time it was told
+    first = late.token(), early.token()
+    clock.now += 20
+    second = late.token()
+
+    assert (first, second, len(responses.calls)) == (("token-1", "token-2"), "token-2", 2)
 
 
 @responses.activate

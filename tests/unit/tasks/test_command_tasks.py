@@ -180,6 +180,7 @@ def test_a_short_wait_comes_back_by_celery(monkeypatch):
     "outcome",
     [
         Deferred("unavailable", timedelta(seconds=2), "503", parked=True),
+        Deferred("breaker_open", timedelta(seconds=2), "open", burned=False, paced=True),
         Deferred("unavailable", timedelta(seconds=31), "503"),
         None,
     ],

@@ -1,5 +1,6 @@
 """One attempt, one line, and the counters."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from logging import ERROR, INFO, WARNING
 from uuid import UUID
@@ -7,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from delivery.commands import CreateLead
-from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
+from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain, Usage
 from delivery.ports import Claimed, Order, Settlement
 from worker.metrics import PrometheusRecorder, SilentRecorder, render_metrics
 from worker.telling import AttemptTeller
@@ -132,3 +133,12 @@ def test_counters_that_fail_change_nothing():
     _tell(Succeeded(Receipt("1")), log, recorder=object())
 
     assert len(log.records) == 1
+
+
+def test_a_usage_header_that_makes_no_sense_is_counted():
+    recorder = PrometheusRecorder()
+    settlement = replace(_settlement(Succeeded(Receipt("LEAD-2024-001"))), usage=Usage(unreadable=True))
+
+    AttemptTeller(recorder, _Log()).tell(settlement, method="POST", endpoint="/api/v1/leads")
+
+    assert 'entrega_usage_unreadable_total{service="crm"} 1.0' in render_metrics(recorder=recorder).decode()

@@ -20,9 +20,9 @@ _NEEDED = ("exchange", "routing_key")
 
 
 def be_patient() -> None:
-    """Let `redis://` and `rediss://` mean this transport in this process."""
+    """Let `redis://` and `rediss://` mean this transport in this process: a worker's, never a producer's."""
     for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = "worker.transport:PatientTransport"
+        TRANSPORT_ALIASES[scheme] = "tasks.transport:PatientTransport"
 
 
 class PatientChannel(redis.Channel):

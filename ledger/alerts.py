@@ -1,0 +1,78 @@
+"""Open alerts in Postgres: one for each account and code, told once for the whole cluster in a while."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine, text
+
+from delivery.alerts import Alert
+from ledger.database import transaction
+
+# An alert that nobody repeated for so long is over, unless its account is held: then it waits for `resume`.
+_OVER_AFTER = timedelta(hours=1)
+_LONGEST_REASON = 500
+
+_RAISE = text("""
+    INSERT INTO alerts AS a (account, code, severity, reason, next_step)
+    VALUES (:account, :code, :severity, :reason, :next_step)
+    ON CONFLICT (account, code) DO UPDATE
+       SET severity = excluded.severity, reason = excluded.reason, next_step = excluded.next_step, last_at = now(),
+           first_at = CASE WHEN a.last_at < now() - :over_s * interval '1 second' THEN now() ELSE a.first_at END
+     WHERE a.last_at <= now() - :quiet_s * interval '1 second'
+    RETURNING account
+""")
+_OPEN = text("""
+    SELECT a.account, a.code, a.severity, a.reason, a.next_step, a.first_at, a.last_at
+    FROM alerts a LEFT JOIN accounts h ON h.name = a.account AND h.held_code = a.code
+    WHERE h.name IS NOT NULL OR a.last_at > now() - :over_s * interval '1 second'
+    ORDER BY a.severity, a.first_at
+""")
+
+
+@dataclass(frozen=True)
+class OpenAlert:
+    """An alert that still stands.
+
+    Attributes:
+        first_at: When it was first told.
+        last_at: When it was last told.
+    """
+
+    account: str
+    code: str
+    severity: str
+    reason: str
+    next_step: str
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """What operators were told. `ledger.operating.Desk.resume` ends the alerts of an account."""
+
+    engine: Engine
+
+    def record(self, alert: Alert, *, quiet: timedelta) -> bool:
+        """Keep an alert as open; False when somebody told the same within `quiet`.
+
+        Raises:
+            LedgerUnavailable: Nobody knows whether it was told.
+        """
+        values = {
+            "account": alert.account,
+            "code": alert.code,
+            "severity": alert.severity,
+            "reason": alert.reason[:_LONGEST_REASON],
+            "next_step": alert.next_step,
+            "quiet_s": quiet.total_seconds(),
+            "over_s": _OVER_AFTER.total_seconds(),
+        }
+        with transaction(self.engine) as connection:
+            return connection.scalar(_RAISE, values) is not None
+
+    def open(self) -> list[OpenAlert]:
+        """Return what still stands, most urgent first."""
+        with transaction(self.engine) as connection:
+            rows = connection.execute(_OPEN, {"over_s": _OVER_AFTER.total_seconds()})
+            return [OpenAlert(*row) for row in rows]

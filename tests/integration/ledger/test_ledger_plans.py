@@ -1,0 +1,56 @@
+"""However much waits, the statements of the hot path and of upkeep find what they need through an index.
+
+Times are the business of `make bench-claims`; here the plans are read.
+"""
+
+import pytest
+from sqlalchemy import text
+
+from delivery.ids import new_id
+from ledger import backlogs, order_hints
+from ledger import statements as sql_of
+
+FILL = """
+    INSERT INTO deliveries (id, kind, account, producer, state, priority, next_at, expires_at, hold_uncertain,
+                            order_key, person, recipient)
+    SELECT uuidv7(), 'create_lead', 'crm:default', 'tests', CASE WHEN n % 5 = 0 THEN 'succeeded' ELSE 'waiting' END,
+           n % 3, now() + (random() - 0.1) * interval '10 hours', now() + interval '1 day', 0,
+           CASE WHEN n % 20 = 3 THEN md5((n / 1000)::text) END, sha256(n::text::bytea), 'a***@exemplo.com.br'
+    FROM generate_series(1, 20000) n
+"""
+LANE = {"account": "crm:default", "kind": "create_lead", "stale_s": 8.0, "most": 100}
+PLANS = {
+    "claim": (
+        sql_of.CLAIM,
+        {"ids": [new_id()], "worker": "w1", "kinds": ["create_lead"], "leases": [45.0]},
+        {"pk_deliveries"},
+    ),
+    "backlogs": (backlogs._BACKLOGS, LANE, {"ix_deliveries_due", "ix_deliveries_keyed_due"}),
+    "take": (backlogs._TAKE, LANE, {"ix_deliveries_due"}),
+    "take in order": (order_hints._FIRST_DUE, LANE, {"ix_deliveries_keyed_due", "ix_deliveries_order_key"}),
+    "heads": (order_hints._HEADS_DUE, LANE | {"taken": []}, {"ix_deliveries_order_key"}),
+    "leases": (sql_of.FREE_LEASES, {"idempotent": [], "retries": 3}, {"ix_deliveries_lease"}),
+    "expire": (sql_of.EXPIRE, {}, {"ix_deliveries_expiry"}),
+    "shelve": (backlogs._SHELVE, {"most": 100}, {"ix_deliveries_due", "ix_deliveries_keyed_due"}),
+}
+
+
+@pytest.fixture
+def crowded(database):
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO accounts (name) VALUES ('crm:default')"))
+        connection.execute(text(FILL))
+    with database.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("VACUUM ANALYZE deliveries, accounts"))
+        yield connection
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_no_statement_scans_what_waits(crowded, name):
+    statement, values, indexes = PLANS[name]
+
+    rows = crowded.execute(text(f"EXPLAIN {statement.text}"), values)
+
+    plan = "\n".join(row[0] for row in rows)
+    assert "Seq Scan on deliveries" not in plan, plan
+    assert {each for each in indexes if each not in plan} == set(), plan

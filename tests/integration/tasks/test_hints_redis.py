@@ -1,0 +1,40 @@
+"""Hints on a real Valkey: where they are put, and what they say."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from redis import Redis
+
+from config.settings import load_settings
+from delivery.ids import new_id
+from delivery.ports import Hint
+from tasks.app import Entrega
+
+
+@pytest.fixture
+def redis(redis_url):
+    client = Redis.from_url(redis_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def hints(redis, redis_url):
+    app = Entrega("hints")
+    app.settings = load_settings({"entrega_env": "sandbox", "redis_url": redis_url})
+    yield app.hints
+    app.pool.force_close_all()
+    app.close()
+
+
+def test_a_hint_for_later_waits_where_it_holds_up_nobody_and_counts_as_waiting(hints, redis):
+    now, later = new_id(), new_id()
+
+    sent = hints.send([Hint(now, "create_lead", "high"), Hint(later, "create_lead", "high", timedelta(seconds=3))])
+
+    messages = {name: json.loads(redis.lindex(name, 0))["headers"] for name in ("crm", "retry")}
+    assert sent == hints.backlog() == 2
+    assert {name: each["id"] for name, each in messages.items()} == {"crm": str(now), "retry": str(later)}
+    assert [each["eta"] is None for each in messages.values()] == [True, False]
