@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from datetime import timedelta
 from uuid import UUID
 
 
@@ -19,3 +20,9 @@ def new_id(*, now_ms: int | None = None) -> UUID:
     stamp, rest_ns = divmod(stamp_ns, 1_000_000)
     high = (stamp & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest_ns * 4096 // 1_000_000) << 64
     return UUID(int=high | 0b10 << 62 | secrets.randbits(62))
+
+
+def first_id(*, before: UUID, span: timedelta) -> UUID:
+    """Return the id that stands before every id that was made within this time before another one."""
+    stamp = (before.int >> 80) - round(span.total_seconds() * 1000)
+    return UUID(int=max(stamp, 0) << 80)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingress.accounts import accounts
+from ingress.approvals import approvals
 from ingress.breakers import breakers
 from ingress.dead_letters import dead_letters
 from ingress.keys import keys
 from ingress.limits import limits
+from ingress.producers import producers
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
 from ingress.shell import mapping as _mapping
@@ -25,6 +27,9 @@ from ingress.shell import typed_body as _body
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
+
+PausedAccount = Annotated[str | None, typer.Argument(help="E.g. crm:default.")]
+Everything = Annotated[bool, typer.Option("--all", help="Everything, everywhere.")]
 
 cli = typer.Typer(
     name="entrega",
@@ -36,6 +41,8 @@ cli = typer.Typer(
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
 cli.add_typer(keys, name="keys")
+cli.add_typer(producers, name="producers")
+cli.add_typer(approvals, name="approvals")
 cli.add_typer(accounts, name="accounts")
 cli.command("limits")(limits)
 
@@ -153,40 +160,53 @@ def cancel(delivery_id: Id, reason: Reason, as_json: Json = False) -> None:
 
 
 @cli.command()
-def pause(
-    account: Annotated[str, typer.Argument(help="E.g. crm:default.")], reason: Reason, as_json: Json = False
-) -> None:
+def pause(reason: Reason, account: PausedAccount = None, everything: Everything = False, as_json: Json = False) -> None:
     """Hold every delivery of an account from its next attempt on; nothing is lost, others go on.
 
+    With --all nothing is attempted anywhere, within seconds; commands are still accepted, wait, and no time runs out.
+
     Example: entrega pause crm:default --reason "the CRM moves tonight"
+
+    Example: entrega pause --all --reason "an agent sends nonsense"
     """
     from ingress.printing import say
 
     app = _app()
-    _desk(app).pause(_known(app, account), reason=reason)
-    _print_json({"account": account, "held": True}) if as_json else say(
-        f"{account} is held. Open it again with: entrega resume {account}"
-    )
+    name = _one_of(app, account, everything=everything)
+    if name is None:
+        _desk(app).pause_all(reason=reason)
+        words = "Nothing is attempted any more; what is under way ends. Go on with: entrega resume --all"
+    else:
+        _desk(app).pause(name, reason=reason)
+        words = f"{name} is held. Open it again with: entrega resume {name}"
+    _print_json({"account": name, "all": everything, "held": True}) if as_json else say(words)
 
 
 @cli.command()
 def resume(
-    account: Annotated[str, typer.Argument(help="E.g. crm:default.")],
+    account: PausedAccount = None,
+    everything: Everything = False,
     reason: Reason = "resumed by an operator",
     as_json: Json = False,
 ) -> None:
-    """Open a held account again and free its deliveries.
+    """Open a held account again and free its deliveries; with --all, end the pause of everything.
 
     Example: entrega resume crm:default --reason "new password set"
+
+    Example: entrega resume --all
     """
     from ingress.printing import say
 
     app = _app()
-    hints = _desk(app).resume(_known(app, account), reason=reason)
+    name = _one_of(app, account, everything=everything)
+    if name is None:
+        was_paused = _desk(app).resume_all(reason=reason)
+        words = "Attempts begin again; accounts that are held stay held." if was_paused else "Nothing was paused."
+        _print_json({"account": None, "all": True, "was_paused": was_paused}) if as_json else say(words)
+        return
+    hints = _desk(app).resume(name, reason=reason)
     app.hints.send(hints)
-    _print_json({"account": account, "freed": len(hints)}) if as_json else say(
-        f"{account} is open; {len(hints)} freed."
-    )
+    _print_json({"account": name, "freed": len(hints)}) if as_json else say(f"{name} is open; {len(hints)} freed.")
 
 
 @cli.command()
@@ -241,7 +261,7 @@ def main() -> None:
     """Run the command line; a fault becomes one sentence and an exit code, never a traceback."""
     from config.policy import SpecError
     from config.settings import ConfigurationError
-    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable, ProducerRefused
     from sandbox.doors import SandboxError
 
     try:
@@ -252,7 +272,7 @@ def main() -> None:
         _fail(f"The ledger is away: {err}", AWAY)
     except InvalidCommand as err:
         _fail(json.dumps(err.as_answer(), ensure_ascii=False) if "--json" in sys.argv else _issues(err), REFUSED)
-    except KeyReused as err:
+    except (KeyReused, ProducerRefused) as err:
         _fail(str(err), REFUSED)
     except SandboxError as err:
         _fail(str(err), NOT_WELL)
@@ -268,6 +288,13 @@ def _desk(app: "Entrega") -> Any:
     from ledger.operating import Desk
 
     return Desk(app.database, actor=operator_name())
+
+
+def _one_of(app: "Entrega", account: str | None, *, everything: bool) -> str | None:
+    """Return the account that was named; None for all of them."""
+    if (account is None) != everything:
+        _fail("Name one account, or give --all.", WRONG_USE)
+    return None if account is None else _known(app, account)
 
 
 def _known(app: "Entrega", account: str) -> str:

@@ -28,6 +28,7 @@ from ingress.openapi import describe
 from ingress.pressure import Pressure
 from ingress.problems import install
 from ingress.rest import RestDoor, rest_router
+from ingress.rest_approvals import approvals_router
 from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
 from ingress.simulation import Simulator
@@ -64,6 +65,7 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     pressure = Pressure(app.archive.due, app.specs)
     door = RestDoor(app, doorkeeper, BodyReader(), pressure, Simulator(app), Follower(app.archive.standings))
     web.include_router(letters_router(door))
+    web.include_router(approvals_router(door))
     web.include_router(rest_router(door))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))
     return web

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from delivery.ports import Backlog, Hint
 from ledger.models import PRIORITIES
+from ledger.order import RUNNING
 from ledger.order_hints import LANE, NO_LIVE_HINT, due_in_order
 
 _BY_PRIORITY = f"(VALUES {', '.join(f'({place}::smallint)' for place in range(len(PRIORITIES)))}) p (priority)"
@@ -57,7 +58,7 @@ _BACKLOGS = text(f"""
     SELECT d.account, d.kind, count(*) FILTER (WHERE {NO_LIVE_HINT}) AS due,
            count(*) FILTER (WHERE d.counts AND NOT {NO_LIVE_HINT}) AS live
     FROM counted d LEFT JOIN accounts a ON a.name = d.account
-    WHERE a.held_reason IS NULL
+    WHERE a.held_reason IS NULL AND {RUNNING}
     GROUP BY d.account, d.kind
     ORDER BY d.account, d.kind
 """)  # noqa: S608 - pieces of this module and `ledger.order_hints`

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -83,6 +84,7 @@ deliveries = Table(
     Column("fallback_of", UUID(as_uuid=True), comment="the delivery that this one was started for"),
     Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
     Column("recipient", Text, nullable=False, comment="masked, for people to read"),
+    Column("content", BigInteger, comment="keyed hash of what is asked for, for the loop guard"),
     Column("progress", Text),
     Column("receipt", Text, comment="the provider's own id"),
     Column("code", Text, comment="stable word for the last outcome"),
@@ -113,7 +115,7 @@ Index(
     deliveries.c.id,
     postgresql_where=text("state in ('dead', 'held')"),
 )
-Index("ix_deliveries_person", deliveries.c.person)
+Index("ix_deliveries_same", deliveries.c.person, deliveries.c.content, deliveries.c.id)
 Index("ix_deliveries_producer", deliveries.c.producer, deliveries.c.id)
 Index("ix_deliveries_replay", deliveries.c.replay, postgresql_where=text("replay is not null"))
 Index(
@@ -305,6 +307,50 @@ api_keys = Table(
     Column("expires_at", _Instant),
     Column("revoked_at", _Instant),
     UniqueConstraint("hash", name="uq_api_keys"),
+)
+
+producers = Table(
+    "producers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("per_minute", Integer),
+    Column("per_day", Integer),
+    Column("new_recipients_per_day", Integer),
+    Column("allowed", ARRAY(Text), comment="keyed hashes of recipients, and @domains; null: everybody"),
+    Column("needs_approval", Boolean, nullable=False, server_default="false"),
+    Column(
+        "loop_most",
+        Integer,
+        nullable=False,
+        server_default="20",
+        comment="the same content to one person within loop_within; 0: no guard",
+    ),
+    Column("loop_within", Interval, nullable=False, server_default=text("'1 hour'")),
+    Column("frozen_at", _Instant),
+    Column("frozen_reason", Text),
+    Column(
+        "minute_from",
+        _Instant,
+        nullable=False,
+        server_default=_now,
+        comment="the first delivery of the minute that is counted; likewise day_from",
+    ),
+    Column("in_minute", Integer, nullable=False, server_default="0"),
+    Column("day_from", _Instant, nullable=False, server_default=_now),
+    Column("in_day", Integer, nullable=False, server_default="0"),
+    Column("new_in_day", Integer, nullable=False, server_default="0"),
+    # Rewritten with each delivery of a producer that has caps.
+    postgresql_with={"fillfactor": "50"},
+)
+
+switches = Table(
+    "switches",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", _Instant, nullable=False, server_default=_now),
+    comment="a switch that has a row is on",
 )
 
 ticks = Table(

@@ -1,9 +1,10 @@
 """The Postgres ledger: the operations the engine and the intake need, many rows at a time."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +12,16 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, Row
 
 from delivery.commands import KINDS, Command
-from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
+from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable, ProducerRefused
+from delivery.ids import first_id
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
-from ledger import backlogs
+from delivery.producers import HELD_BECAUSE, LOOPING
+from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
+from ledger.entries import Entry, Key
 from ledger.models import PRIORITIES
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.vault import DataKey, Vault
@@ -25,17 +29,7 @@ from ledger.vault import DataKey, Vault
 # Waits up to here are also carried by a Celery retry; longer ones live in Postgres alone.
 SHORT_WAIT = timedelta(seconds=30)
 _LONGEST_REASON = 500
-
-_Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One new delivery with its hashed keys, and its recipient as a keyed hash."""
-
-    new: NewDelivery
-    person: bytes
-    keys: Mapping[_Key, tuple[bytes, timedelta]]
+_LOOP = {"loop_code": LOOPING, "loop_reason": HELD_BECAUSE[LOOPING]}
 
 
 @dataclass(frozen=True)
@@ -52,10 +46,15 @@ class PostgresLedger:
             LedgerUnavailable: Postgres is away; nothing was promised, and opening the same again is safe.
         """
         entries = [self._entry(each) for each in new]
-        # A delivery that wins one of two keys has to give it back: that takes a second statement.
-        single = all(len(each.keys) == 1 for each in entries)
+        # A delivery that wins one of two keys has to give it back, and caps are counted first: more than one statement.
+        single = all(len(each.keys) == 1 and not each.new.policy.counts for each in entries)
         with (statement if single else transaction)(self.engine) as connection:
-            return self._open(connection, entries)
+            admitted = quotas.admit(connection, entries)
+            made = iter(self._open(connection, admitted.entries))
+            return [
+                _refused(each.id, admitted.refused[each.id]) if each.id in admitted.refused else next(made)
+                for each in new
+            ]
 
     def open_within(self, connection: Connection, new: NewDelivery) -> Opened:
         """Open one delivery as a part of the caller's transaction; see `open`."""
@@ -120,22 +119,25 @@ class PostgresLedger:
         with transaction(self.engine) as connection:
             return backlogs.take(connection, backlog, stale=stale, waits=waits)
 
-    def _open(self, connection: Connection, entries: Sequence[_Entry]) -> list[Opened]:
+    def _open(self, connection: Connection, entries: Sequence[Entry]) -> list[Opened]:
         firsts, repeats = _split_repeats(entries)
         opened: dict[UUID, Opened] = {}
+        looping: set[UUID] = set()
         pending = firsts
         while pending:
-            made, unsealed = self._insert(connection, pending)
+            made, unsealed, looped = self._insert(connection, pending)
             opened |= made
+            looping |= looped
             # Sealed with another key than the person's own: another process met the person first. Rare, and once.
             self.vault.learn(connection, (each.person for each in unsealed))
             pending = unsealed
-        opened |= self._standing(connection, [each for each in firsts if each.new.id not in opened])
+        opened |= self._standing(connection, [each for each in firsts if each.new.id not in opened], looping)
+        quotas.freeze(connection, {each.new.producer for each in firsts if opened[each.new.id].refusal})
         for repeat, (first, same_body) in repeats.items():
             opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
         return [opened[each.new.id] for each in entries]
 
-    def _entry(self, new: NewDelivery) -> _Entry:
+    def _entry(self, new: NewDelivery) -> Entry:
         content = _canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
         content_hash = self.vault.hash(content)
         if new.key is not None:
@@ -146,24 +148,36 @@ class PostgresLedger:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
-        return _Entry(new, self.vault.hash(new.command.recipient), keys)
+        short = int.from_bytes(content_hash[:8], signed=True)
+        return Entry(new, self.vault.hash(new.command.recipient), keys, short)
 
-    def _insert(self, connection: Connection, entries: Sequence[_Entry]) -> tuple[dict[UUID, Opened], list[_Entry]]:
-        """Open those that win their keys; return them, and those whose payload was sealed with a wrong data key."""
+    def _insert(
+        self, connection: Connection, entries: Sequence[Entry]
+    ) -> tuple[dict[UUID, Opened], list[Entry], set[UUID]]:
+        """Open those that win their keys.
+
+        Returns:
+            Them, those whose payload was sealed with a wrong data key, and those that the loop guard stopped: not
+            opened, or held because their message cannot come back.
+        """
         data_keys = self.vault.data_keys(each.person for each in entries)
-        rows = [_new_row(each, data_keys[each.person], self._order_key(each.new)) for each in entries]
-        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | _wanted_keys(entries))}
+        earlier: Counter[tuple[bytes, int]] = Counter()
+        rows = []
+        for each in entries:
+            same = (each.person, each.content)
+            rows.append(_new_row(each, data_keys[each.person], self._order_key(each.new), earlier[same]))
+            earlier[same] += 1
+        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | _wanted_keys(entries) | _LOOP)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
                 self.vault.remember(each.person, data_keys[each.person])
-        opened = {
-            id_: Opened(id_, fresh=True, same_body=True, state=row.state, next_at=row.next_at)
-            for id_, row in found.items()
-            if row.state is not None
-        }
-        return opened, [each for each in entries if not found[each.new.id].is_sealed]
+        opened = {id_: _fresh(row) for id_, row in found.items() if row.state is not None}
+        unsealed = [each for each in entries if not found[each.new.id].is_sealed]
+        return opened, unsealed, {id_ for id_, row in found.items() if row.looped}
 
-    def _standing(self, connection: Connection, entries: Sequence[_Entry]) -> dict[UUID, Opened]:
+    def _standing(
+        self, connection: Connection, entries: Sequence[Entry], looping: Collection[UUID]
+    ) -> dict[UUID, Opened]:
         """Return, for each delivery that lost a key, the earlier delivery that stands for it."""
         if not entries:
             return {}
@@ -171,9 +185,12 @@ class PostgresLedger:
         standing = {}
         for each in entries:
             taken = next((key for key in each.keys if key in earlier), None)
-            if taken is None:
+            if taken is not None:
+                standing[each.new.id] = _standing(earlier[taken], each.keys[taken][0], taken)
+            elif each.new.id in looping:
+                standing[each.new.id] = _refused(each.new.id, ProducerRefused(LOOPING))
+            else:
                 raise LedgerUnavailable("the delivery that this command repeats is gone from the ledger; use a new key")
-            standing[each.new.id] = _standing(earlier[taken], each.keys[taken][0], taken)
         won = {key: standing[each.new.id].id for each in entries for key in each.keys if key not in earlier}
         _point_keys(connection, won)
         return standing
@@ -264,6 +281,13 @@ class _NewRow:
     fallbacks: int
     data_keys: bytes
     data_keys_are_new: bool
+    contents: int
+    held_codes: str | None
+    held_reasons: str | None
+    same_most: int | None
+    same_since: UUID
+    same_earlier: int
+    may_be_refused: bool
 
 
 def payload_place(delivery_id: UUID) -> str:
@@ -271,9 +295,10 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
+def _new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier: int) -> _NewRow:
     new = entry.new
     options = new.command.options
+    loop = new.policy.loop
     body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
     return _NewRow(
         ids=new.id,
@@ -292,10 +317,17 @@ def _new_row(entry: _Entry, data_key: DataKey, order_key: str | None) -> _NewRow
         fallbacks=int(options.fallback is not None),
         data_keys=data_key.wrapped,
         data_keys_are_new=data_key.is_new,
+        contents=entry.content,
+        held_codes=new.held_code,
+        held_reasons=HELD_BECAUSE[new.held_code] if new.held_code else None,
+        same_most=loop.most if loop else None,
+        same_since=first_id(before=new.id, span=loop.within if loop else timedelta()),
+        same_earlier=same_earlier,
+        may_be_refused=new.origin is None,
     )
 
 
-def _wanted_keys(entries: Sequence[_Entry]) -> dict[str, Any]:
+def _wanted_keys(entries: Sequence[Entry]) -> dict[str, Any]:
     wanted = [(key, value, each.new.id) for each in entries for key, value in each.keys.items()]
     return {
         "key_ids": [id_ for *_, id_ in wanted],
@@ -341,13 +373,13 @@ def _columns(rows: Sequence[_Ending] | Sequence[_NewRow]) -> dict[str, Any]:
     return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
 
 
-def _split_repeats(entries: Sequence[_Entry]) -> tuple[list[_Entry], dict[UUID, tuple[NewDelivery, bool]]]:
+def _split_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[UUID, tuple[NewDelivery, bool]]]:
     """Part the entries that share a key with an earlier one of the same batch: one statement cannot take a key twice.
 
     Returns:
         The first entries, and for each repeat the first it repeats and whether their bodies agree.
     """
-    owner: dict[_Key, _Entry] = {}
+    owner: dict[Key, Entry] = {}
     firsts, repeats = [], {}
     for each in entries:
         shared = next((key for key in each.keys if key in owner), None)
@@ -361,20 +393,29 @@ def _split_repeats(entries: Sequence[_Entry]) -> tuple[list[_Entry], dict[UUID, 
 
 
 def _repeat_of(first: Opened, *, same_body: bool) -> Opened:
-    return Opened(first.id, fresh=False, same_body=same_body, state=first.state, next_at=first.next_at)
+    return replace(first, fresh=False, same_body=same_body, refusal=None if first.fresh else first.refusal)
 
 
-def _find_keys(connection: Connection, keys: Sequence[_Key]) -> dict[_Key, Row[Any]]:
+def _fresh(row: Row[Any]) -> Opened:
+    refusal = ProducerRefused(LOOPING) if row.looped else None
+    return Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at, refusal=refusal)
+
+
+def _refused(id_: UUID, why: ProducerRefused) -> Opened:
+    return Opened(id_, fresh=False, same_body=True, state="", next_at=datetime.max.replace(tzinfo=UTC), refusal=why)
+
+
+def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[Key, Row[Any]]:
     values = {"producers": [key[0] for key in keys], "keys": [key[1] for key in keys]}
     return {(row.producer, row.key): row for row in connection.execute(sql.FIND_KEYS, values)}
 
 
-def _standing(row: Row[Any], body_hash: bytes, key: _Key) -> Opened:
+def _standing(row: Row[Any], body_hash: bytes, key: Key) -> Opened:
     same = bytes(row.body_hash) == body_hash or not key[1].startswith("key:")
     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
 
 
-def _point_keys(connection: Connection, targets: Mapping[_Key, UUID]) -> None:
+def _point_keys(connection: Connection, targets: Mapping[Key, UUID]) -> None:
     if targets:
         values = {
             "producers": [key[0] for key in targets],

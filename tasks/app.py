@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from celery import Celery
 from kombu.entity import Queue
 
@@ -14,8 +15,10 @@ from config.policy import Spec, load_specs, tuned
 from config.settings import ConfigurationError, Settings, load_settings
 from config.timetable import TIMETABLE
 from delivery.intake import Intake
+from delivery.producers import LOOPING, Policies
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
+from ledger.producers import StoredPolicies
 from ledger.reading import Archive
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
@@ -31,6 +34,7 @@ FOREIGN_QUEUE = "celery"
 UPKEEP_QUEUE = "upkeep"
 # Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
 WORKER_THREADS = 16
+_log = structlog.get_logger("entrega.alerts")
 _NOT_RUNNING = "unset, and nothing runs in this folder; start `entrega up` here, or set it"
 
 
@@ -97,7 +101,12 @@ class Entrega(Celery):
     def intake(self) -> Intake:
         """The way in for commands."""
         accounts = tuple(f"{name}:default" for name in self.specs)
-        return Intake(self.ledger, self.hints, self.specs, accounts)
+        return Intake(self.ledger, self.hints, self.specs, accounts, policies=self.policies, frozen=_tell_of_frozen)
+
+    @cached_property
+    def policies(self) -> Policies:
+        """What producers may do."""
+        return StoredPolicies(self.database, self.ledger.vault)
 
     @cached_property
     def engine(self) -> "Engine":
@@ -123,6 +132,14 @@ class Entrega(Celery):
     def reaches_ledger(self) -> bool:
         """True when this process can write the row itself, so that only an id travels."""
         return self.settings.database_url is not None
+
+
+def _tell_of_frozen(producer: str) -> None:
+    _log.warning(
+        "alert", severity="P2", account=f"producer:{producer}", code=LOOPING,
+        reason="one person was sent the same content again and again",
+        next=f"entrega producers unfreeze {producer}",
+    )  # fmt: skip
 
 
 def _celery_settings(app: Entrega) -> Mapping[str, Any]:
