@@ -156,11 +156,11 @@ class Used:
     new_in_day: int
 
     def at(self, now: datetime) -> "Used":
-        """Return what counts at this instant: a window that is over is an empty one that begins now."""
+        """Return what counts at this instant: a window that is over, or empty, begins now."""
         found = self
-        if now >= self.minute_from + _MINUTE:
+        if not self.in_minute or now >= self.minute_from + _MINUTE:
             found = replace(found, minute_from=now, in_minute=0)
-        if now >= self.day_from + _DAY:
+        if not self.in_day or now >= self.day_from + _DAY:
             found = replace(found, day_from=now, in_day=0, new_in_day=0)
         return found
 

@@ -10,6 +10,7 @@ from delivery.producers import ProducerPolicy, Used, allowed_entry, excess, refu
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
+CHAT = {"kind": "send_whatsapp", "to": "+5511999990001", "text": "Oi"}
 MAIL = {"to": "ana.teste@exemplo.com.br", "subject": "Teste", "text": "Olá"}
 
 
@@ -38,9 +39,7 @@ class Book:
     def open(self, new):
         self.asked += new
         made = {"fresh": True, "same_body": True, "state": "ready", "next_at": NOON}
-        return [
-            Opened(each.id, **(made | ({"state": "held"} if each.held_code else {}) | self.answer)) for each in new
-        ]
+        return [Opened(each.id, **(made | ({"state": "held"} if each.held_code else {}) | self.answer)) for each in new]
 
 
 class Voice:
@@ -98,6 +97,12 @@ def test_a_window_that_is_over_is_an_empty_one(stands, left):
     assert (found.in_minute, found.in_day, found.new_in_day) == left
 
 
+def test_a_window_begins_with_its_first_delivery():
+    found = used().at(NOON)
+
+    assert (found.minute_from, found.day_from) == (NOON, NOON)
+
+
 @pytest.mark.parametrize(
     ("allowed", "recipients", "code"),
     [
@@ -134,7 +139,7 @@ def test_an_entry_is_kept_as_a_hash_or_a_domain(typed, entry):
 
 @pytest.mark.parametrize("typed", ["", "@", "@x y", "ana", "11 99999-0001", "@@exemplo.com.br"])
 def test_what_is_no_recipient_cannot_be_an_entry(typed):
-    with pytest.raises(ValueError, match="domain|recipient"):
+    with pytest.raises(ValueError, match=r"domain|recipient"):
         allowed_entry(typed, Rules(None))
 
 
@@ -143,7 +148,7 @@ def test_what_is_no_recipient_cannot_be_an_entry(typed):
     [
         ("send_email", MAIL | {"cc": ["bia@outro.com.br"]}),
         ("send_email", MAIL | {"bcc": ["bia@outro.com.br"]}),
-        ("create_lead", LEAD | {"options": {"fallback": {"kind": "send_whatsapp", "to": "+5511999990001", "text": "Oi"}}}),
+        ("create_lead", LEAD | {"options": {"fallback": CHAT}}),
     ],
 )  # fmt: skip
 def test_a_copy_or_a_fallback_does_not_slip_past_the_allow_list(kind, body):
