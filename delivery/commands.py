@@ -71,6 +71,7 @@ def _as_list(value: object) -> object:
 
 EmailAddress = Annotated[str, Field(max_length=254), AfterValidator(_email_address)]
 PhoneNumber = Annotated[str, Field(max_length=32), AfterValidator(_phone_number)]
+WhatsAppRecipient = Annotated[str, Field(max_length=140), AfterValidator(_whatsapp_recipient)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
 Recipients = Annotated[list[EmailAddress], BeforeValidator(_as_list)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}$")]
@@ -121,6 +122,11 @@ class Command(_Body):
     @abstractmethod
     def recipient(self) -> str:
         """The person this reaches, as one normalised text; goes to the ledger as a keyed hash only."""
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Everybody whom this reaches, as normalised texts."""
+        return (self.recipient,)
 
     def content(self) -> dict[str, JsonValue]:
         """Return the body without its options, as plain JSON."""
@@ -187,7 +193,7 @@ class SendWhatsApp(Command):
     kind: ClassVar[str] = "send_whatsapp"
     service: ClassVar[str] = "whatsapp"
 
-    to: Annotated[str, Field(max_length=140), AfterValidator(_whatsapp_recipient)]
+    to: WhatsAppRecipient
     # Source: WhatsApp Cloud API, send messages, Sep-2026, read 2026-11-22: a text body holds 4096 characters.
     text: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     template: Template | None = None
@@ -262,6 +268,11 @@ class SendEmail(Command):
     def recipient(self) -> str:
         """The first address, lower-cased: one e-mail is one promise, and its first reader names it."""
         return self.to[0].lower()
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Every address, lower-cased."""
+        return tuple(each.lower() for each in (*self.to, *self.cc, *self.bcc))
 
 
 KINDS: Mapping[str, type[Command]] = {each.kind: each for each in (CreateLead, SendWhatsApp, SendEmail)}

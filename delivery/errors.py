@@ -6,7 +6,7 @@ provider and no transport; `delivery.judging` turns a verdict into an outcome.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from delivery.outcomes import Usage
 
@@ -100,6 +100,25 @@ class InvalidCommand(ValueError):
 
 class KeyReused(ValueError):
     """An idempotency key was used before with another body; nothing was written."""
+
+
+class ProducerRefused(ValueError):
+    """The policy of a producer forbids this command now; nothing was written.
+
+    Attributes:
+        code: Which rule; a word of `delivery.producers.HELD_BECAUSE`.
+        retry_at: When the same may be asked for again; None when only an operator can change that.
+    """
+
+    def __init__(self, code: str, retry_at: datetime | None = None) -> None:
+        super().__init__(code, retry_at)
+        self.code = code
+        self.retry_at = retry_at
+
+    def __str__(self) -> str:
+        """Return one sentence for a log or an operator."""
+        when = f"not before {self.retry_at:%Y-%m-%d %H:%M:%S} UTC" if self.retry_at else "an operator must act first"
+        return f"refused by the producer's policy: {self.code}; {when}"
 
 
 class LedgerUnavailable(RuntimeError):

@@ -36,3 +36,9 @@ def _version_7(stamp_ns: int, low: int) -> UUID:
     stamp, rest_ns = divmod(stamp_ns, 1_000_000)
     high = (stamp & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (rest_ns * 4096 // 1_000_000) << 64
     return UUID(int=high | 0b10 << 62 | low & ((1 << 62) - 1))
+
+
+def first_id(*, before: UUID, span: timedelta) -> UUID:
+    """Return the id that stands before every id that was made within this time before another one."""
+    stamp = (before.int >> 80) - round(span.total_seconds() * 1000)
+    return UUID(int=max(stamp, 0) << 80)

@@ -5,16 +5,17 @@ The row is committed before anything is answered; the hint follows, best effort.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from config.policy import Spec
 from delivery.commands import KINDS, Command, parse_command
 from delivery.destinations import url_issue
-from delivery.errors import FieldIssue, InvalidCommand, KeyReused
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused, ProducerRefused
 from delivery.ids import new_id
 from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened
+from delivery.producers import LOOPING, NEEDS_APPROVAL, Policies, Unbound, refusal
 from delivery.redaction import mask_recipient
 from delivery.wording import issue_text, receipt_text
 
@@ -62,7 +63,7 @@ class Reply:
     """What became of one item: a receipt, or why there is none."""
 
     answer: Answer | None = None
-    refusal: InvalidCommand | KeyReused | None = None
+    refusal: InvalidCommand | KeyReused | ProducerRefused | None = None
 
     def receipt(self) -> Answer:
         """Return the receipt.
@@ -70,6 +71,7 @@ class Reply:
         Raises:
             InvalidCommand: As `Intake.submit`.
             KeyReused: As `Intake.submit`.
+            ProducerRefused: As `Intake.submit`.
         """
         if self.answer is None:
             raise self.refusal or LookupError("a reply holds a receipt or a refusal")
@@ -81,12 +83,22 @@ def fallback_of(fallback: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return str(fallback.get("kind", "")), {name: value for name, value in fallback.items() if name != "kind"}
 
 
+def _reached(command: Command) -> tuple[str, ...]:
+    """Return everybody whom a checked command may reach, those of its fallback among them."""
+    if command.options.fallback is None:
+        return command.recipients
+    kind, body = fallback_of(command.options.fallback)
+    return (*command.recipients, *KINDS[kind].model_validate(body).recipients)
+
+
 @dataclass(frozen=True)
 class Intake:
     """Accepts commands.
 
     Attributes:
         accounts: Known accounts, e.g. ("crm:default", "whatsapp:default").
+        policies: What each producer may do.
+        frozen: Told of a producer that the loop guard froze just now.
         same_within: A repeat without a key counts as the same command within this time.
         key_kept: How long a producer's key is remembered; longer than any retry horizon.
         max_bytes: Largest body, as JSON.
@@ -101,6 +113,8 @@ class Intake:
     key_kept: timedelta = timedelta(days=7)
     max_bytes: int = 16_000_000
     sandbox: bool = False
+    policies: Policies = field(default_factory=Unbound)
+    frozen: Callable[[str], object] = lambda _: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def submit(
@@ -118,6 +132,8 @@ class Intake:
         Raises:
             InvalidCommand: A field is missing, wrong, too long or unknown; nothing was written.
             KeyReused: The key was used before with another body; nothing was written.
+            ProducerRefused: The producer's policy forbids it now; nothing was written. With an `origin`, a message that
+                could not come back, it is accepted instead and held until a person approves or rejects it.
             LedgerUnavailable: Postgres does not answer; nothing was promised.
         """
         item = Item(kind, body, origin)
@@ -135,13 +151,17 @@ class Intake:
         accepted = [each for each in prepared if isinstance(each, NewDelivery)]
         opened = self.ledger.open(accepted) if accepted else []
         self._hint(accepted, opened)
+        if any(each.refusal is not None and each.refusal.code == LOOPING for each in opened):
+            self.policies.forget()
+            self.frozen(producer)
         answers = iter([self._reply(new, each, language) for new, each in zip(accepted, opened, strict=True)])
         return [next(answers) if isinstance(each, NewDelivery) else Reply(refusal=each) for each in prepared]
 
-    def _prepared(self, item: Item, producer: str, language: str) -> NewDelivery | InvalidCommand:
+    def _prepared(self, item: Item, producer: str, language: str) -> NewDelivery | InvalidCommand | ProducerRefused:
         try:
             new = self.prepare(item.kind, item.body, producer=producer, origin=item.origin, language=language)
-        except InvalidCommand as err:
+            new = self.admit(new)
+        except (InvalidCommand, ProducerRefused) as err:
             return err
         if new.command.options.dry_run:  # a door that can simulate never comes here
             return InvalidCommand(item.kind, (FieldIssue("options.dry_run", issue_text("dry_run", language)),))
@@ -154,11 +174,13 @@ class Intake:
             [
                 Hint(each.id, new.command.kind, options.priority, alone=options.order_key is not None)
                 for new, each in pairs
-                if each.fresh and each.next_at <= soon and (options := new.command.options)
+                if each.fresh and each.state != "held" and each.next_at <= soon and (options := new.command.options)
             ]
         )
 
     def _reply(self, new: NewDelivery, opened: Opened, language: str) -> Reply:
+        if opened.refusal is not None and not opened.fresh:
+            return Reply(refusal=opened.refusal)
         if not opened.same_body:
             return Reply(refusal=KeyReused("this idempotency key was used before with another body; use a new key"))
         return Reply(self._answer(opened, new.command, new.account, language))
@@ -175,6 +197,20 @@ class Intake:
         account = self._account(command, language)
         self._check_fallback(command, language)
         return self._new(command, account, producer, origin)
+
+    def admit(self, new: NewDelivery) -> NewDelivery:
+        """Return a delivery as its producer's policy lets it in: with what is to be counted, held where it must be.
+
+        Raises:
+            ProducerRefused: The producer is frozen, or may not write to one of the recipients.
+            LedgerUnavailable: The policy cannot be read.
+        """
+        policy = self.policies.of(new.producer)
+        refused = refusal(policy, _reached(new.command), self.policies)
+        if refused is not None and new.origin is None:
+            raise refused
+        held_code = refused.code if refused else NEEDS_APPROVAL if policy.needs_approval else None
+        return replace(new, policy=policy, held_code=held_code)
 
     def _check_fallback(self, command: Command, language: str) -> None:
         if command.options.fallback is None:

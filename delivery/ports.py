@@ -7,7 +7,9 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from delivery.commands import Command
+from delivery.errors import ProducerRefused
 from delivery.outcomes import Deferred, Outcome, Receipt, Usage
+from delivery.producers import UNBOUND, ProducerPolicy
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class NewDelivery:
         recipient: The person's masked form, for people to read.
         expires_in: Promise to try until then, counted from the first due instant.
         hold_uncertain: True holds an uncertain delivery for a person, False sends it again once looked up.
+        policy: What its producer may do; the ledger counts what must be counted.
+        held_code: Why it waits for approval, a word of `delivery.producers.HELD_BECAUSE`; None when it does not.
     """
 
     id: UUID
@@ -111,6 +115,8 @@ class NewDelivery:
     same_within: timedelta
     expires_in: timedelta
     hold_uncertain: bool
+    policy: ProducerPolicy = UNBOUND
+    held_code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class Opened:
         same_body: False when the key was used before with another body (nothing was written).
         state: The state of the delivery that stands.
         next_at: When it is, or was, due.
+        refusal: Why its producer may not ask for it. A row was written only when it is fresh, and that one is held,
+            because its message could not be turned away; else nothing was, and no delivery stands for it.
     """
 
     id: UUID
@@ -130,6 +138,7 @@ class Opened:
     same_body: bool
     state: str
     next_at: datetime
+    refusal: ProducerRefused | None = None
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,8 @@ def simulation_answer(found: Simulation, language: Language) -> SimulationAnswer
 
 def refused_answer(problem: Problem, language: Language) -> Refused:
     """Return a refusal in the one shape of every door, with what to do about it."""
-    next_step = _AFTER.get(problem.code, "ask_operator")
-    portuguese, english = _REFUSED[next_step]
+    next_step = problem.next_step or _AFTER.get(problem.code, "ask_operator")
+    portuguese, english = _USED_UP if problem.next_step == "wait" else _REFUSED[next_step]
     return Refused.model_validate(
         {
             **problem.body(language),
@@ -155,6 +155,11 @@ _AFTER: Mapping[str, NextStep] = {
     "ledger_away": "wait",
     "busy": "wait",
 }
+# A cap of the producer may end tomorrow only: nobody is told "in a moment".
+_USED_UP = (
+    "O limite de envios foi atingido; só consigo tentar de novo mais tarde.",
+    "The limit for sending is used up; I can only try again later.",
+)
 _REFUSED: Mapping[NextStep, tuple[str, str]] = {
     "fix_fields": ("Preciso corrigir um dado antes de continuar.", "I have to correct something before going on."),
     "wait": (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ingress.accounts import accounts
+from ingress.approvals import approvals
 from ingress.breakers import breakers
 from ingress.callbacks import callbacks
 from ingress.dead_letters import dead_letters
@@ -19,6 +20,7 @@ from ingress.erasing import erase
 from ingress.forms import forms
 from ingress.keys import keys
 from ingress.limits import limits
+from ingress.producers import producers
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
 from ingress.shell import mapping as _mapping
@@ -28,6 +30,9 @@ from ingress.shell import typed_body as _body
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
+
+PausedAccount = Annotated[str | None, typer.Argument(help="E.g. crm:default.")]
+Everything = Annotated[bool, typer.Option("--all", help="Everything, everywhere.")]
 
 cli = typer.Typer(
     name="entrega",
@@ -43,6 +48,8 @@ cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
 cli.add_typer(keys, name="keys")
 cli.add_typer(callbacks, name="callbacks")
+cli.add_typer(producers, name="producers")
+cli.add_typer(approvals, name="approvals")
 cli.add_typer(accounts, name="accounts")
 cli.add_typer(forms, name="spec")
 cli.command("limits")(limits)
@@ -162,40 +169,53 @@ def cancel(delivery_id: Id, reason: Reason, as_json: Json = False) -> None:
 
 
 @cli.command()
-def pause(
-    account: Annotated[str, typer.Argument(help="E.g. crm:default.")], reason: Reason, as_json: Json = False
-) -> None:
+def pause(reason: Reason, account: PausedAccount = None, everything: Everything = False, as_json: Json = False) -> None:
     """Hold every delivery of an account from its next attempt on; nothing is lost, others go on.
 
+    With --all nothing is attempted anywhere, within seconds; commands are still accepted, wait, and no time runs out.
+
     Example: entrega pause crm:default --reason "the CRM moves tonight"
+
+    Example: entrega pause --all --reason "an agent sends nonsense"
     """
     from ingress.printing import say
 
     app = _app()
-    _desk(app).pause(_known(app, account), reason=reason)
-    _print_json({"account": account, "held": True}) if as_json else say(
-        f"{account} is held. Open it again with: entrega resume {account}"
-    )
+    name = _one_of(app, account, everything=everything)
+    if name is None:
+        _desk(app).pause_all(reason=reason)
+        words = "Nothing is attempted any more; what is under way ends. Go on with: entrega resume --all"
+    else:
+        _desk(app).pause(name, reason=reason)
+        words = f"{name} is held. Open it again with: entrega resume {name}"
+    _print_json({"account": name, "all": everything, "held": True}) if as_json else say(words)
 
 
 @cli.command()
 def resume(
-    account: Annotated[str, typer.Argument(help="E.g. crm:default.")],
+    account: PausedAccount = None,
+    everything: Everything = False,
     reason: Reason = "resumed by an operator",
     as_json: Json = False,
 ) -> None:
-    """Open a held account again and free its deliveries.
+    """Open a held account again and free its deliveries; with --all, end the pause of everything.
 
     Example: entrega resume crm:default --reason "new password set"
+
+    Example: entrega resume --all
     """
     from ingress.printing import say
 
     app = _app()
-    hints = _desk(app).resume(_known(app, account), reason=reason)
+    name = _one_of(app, account, everything=everything)
+    if name is None:
+        was_paused = _desk(app).resume_all(reason=reason)
+        words = "Attempts begin again; accounts that are held stay held." if was_paused else "Nothing was paused."
+        _print_json({"account": None, "all": True, "was_paused": was_paused}) if as_json else say(words)
+        return
+    hints = _desk(app).resume(name, reason=reason)
     app.hints.send(hints)
-    _print_json({"account": account, "freed": len(hints)}) if as_json else say(
-        f"{account} is open; {len(hints)} freed."
-    )
+    _print_json({"account": name, "freed": len(hints)}) if as_json else say(f"{name} is open; {len(hints)} freed.")
 
 
 @cli.command()
@@ -284,7 +304,7 @@ def _told(err: Exception) -> tuple[str, int] | None:
     # Only now: whoever asks for help does not wait for pydantic and the sandbox.
     from config.policy import SpecError
     from config.settings import ConfigurationError
-    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable, ProducerRefused
     from sandbox.doors import SandboxError
 
     match err:
@@ -294,7 +314,7 @@ def _told(err: Exception) -> tuple[str, int] | None:
             return f"The ledger is away: {err}", AWAY
         case InvalidCommand():
             return json.dumps(err.as_answer(), ensure_ascii=False) if "--json" in sys.argv else _issues(err), REFUSED
-        case KeyReused():
+        case KeyReused() | ProducerRefused():
             return str(err), REFUSED
         case SandboxError():
             return str(err), NOT_WELL
@@ -311,6 +331,13 @@ def _desk(app: "Entrega") -> Any:
     from ledger.operating import Desk
 
     return Desk(app.database, actor=operator_name())
+
+
+def _one_of(app: "Entrega", account: str | None, *, everything: bool) -> str | None:
+    """Return the account that was named; None for all of them."""
+    if (account is None) != everything:
+        _fail("Name one account, or give --all.", WRONG_USE)
+    return None if account is None else _known(app, account)
 
 
 def _known(app: "Entrega", account: str) -> str:

@@ -201,6 +201,7 @@ def edit_dead(
 
     Example: entrega dead-letters edit 0193e0a0-0000-7000-8000-000000000000 interesse=produto_a --reason "wrong product"
     """
+    from delivery.producers import Unbound
     from ingress.editing import edited_body, masked_payload
     from ingress.printing import say, show_payload
     from ledger.letters import LetterMoved
@@ -212,7 +213,8 @@ def edit_dead(
     letter = _editable(letters, delivery_id, reason, anyway=anyway)
     new = edited_body(letter, typed_body(changes or [str(body)]), whole=body is not None)
     new["options"]["key"] = letters.edit_key(delivery_id, new)
-    intake = replace(app.intake, ledger=letters.resubmitting(delivery_id, reason=reason))
+    ledger = letters.resubmitting(delivery_id, reason=reason)
+    intake = replace(app.intake, ledger=ledger, policies=Unbound())  # an operator asks, not the producer
     try:
         answer = intake.submit(letter.kind, new, producer=letter.producer, language="en")
     except LetterMoved as err:

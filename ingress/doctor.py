@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from delivery.errors import LedgerUnavailable, ProviderError
 from ledger.alerts import Alerts
+from ledger.operating import pause_of_all
 from ledger.schema import check_schema
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
@@ -35,7 +36,7 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_accounts(app), *_alerts(app)]
+        findings += [_work(app), *_pause(app), *_accounts(app), *_alerts(app)]
     return findings
 
 
@@ -63,6 +64,13 @@ def _work(app: "Entrega") -> Finding:
         advice = "start `celery -A worker worker` and `celery -A worker beat`, or `entrega up`"
         return Finding("work", well=False, note=f"no sweep for 20 s ({last}): {advice}")
     return Finding("work", well=True, note="worker and beat are at work")
+
+
+def _pause(app: "Entrega") -> Iterator[Finding]:
+    pause = pause_of_all(app.database)
+    if pause is not None:
+        since = f"{pause.at:%Y-%m-%d %H:%M:%S} UTC by {pause.actor}: {pause.reason}"
+        yield Finding("pause", well=False, note=f"everything is paused since {since}; go on with: entrega resume --all")
 
 
 def _accounts(app: "Entrega") -> Iterator[Finding]:

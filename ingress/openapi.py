@@ -34,14 +34,14 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
 _SAID: Mapping[int, str] = {
     400: "The body is not acceptable JSON",
     401: "The API key is missing, mistyped, unknown, revoked or expired",
-    403: "The API key lacks a scope",
+    403: "The API key lacks a scope, or the producer's policy does not permit this",
     404: "There is none, or it is another producer's",
     408: "The body came too slowly",
     409: "The key stands for another body, or the delivery is not in a state that permits this",
     413: "The body is too large",
     415: "Another media type, charset or coding than this route takes",
     422: "A field is missing, wrong, too long or unknown; nothing was written",
-    429: "Too many deliveries are waiting; come back after Retry-After",
+    429: "Too many deliveries are waiting, or the producer used up its share; come back after Retry-After",
     503: "The ledger is away, or too much at once; nothing was promised; come back after Retry-After",
 }
 _ALWAYS = (401, 403, 422, 503)

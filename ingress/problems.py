@@ -4,17 +4,19 @@ Every door raises `Problem`; what the intake and the ledger raise becomes one he
 English by `Accept-Language`, and never hold a value that somebody sent.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable, ProducerRefused
 from delivery.wording import issue_text
 
 Language = Literal["pt", "en"]
@@ -53,6 +55,16 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "páginas da web não são atendidas aqui; chame de um programa, sem o cabeçalho Origin",
         "web pages are not served here; call from a program, without the header Origin",
     ),
+    "producer_frozen": (
+        403,
+        "este produtor foi congelado por repetir o mesmo conteúdo ou por um operador; fale com o operador",
+        "this producer was frozen, for repeating the same content or by an operator; ask the operator",
+    ),
+    "recipient_not_allowed": (
+        403,
+        "este produtor não pode escrever para um dos destinatários; fale com o operador",
+        "this producer may not write to one of the recipients; ask the operator",
+    ),
     "not_found": (404, "não encontrado", "not found"),
     "method_not_allowed": (405, "método não aceito neste endereço", "this address does not take that method"),
     "too_slow": (
@@ -80,6 +92,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "pode ter chegado, e uma editada seria a segunda; use replay, que confere antes, ou anyway",
         "it may have arrived, and an edited one would be a second; replay looks it up first, or give anyway",
     ),
+    "not_awaiting": (
+        409,
+        "a entrega está em {state} e não aguarda aprovação",
+        "the delivery is {state} and does not wait for approval",
+    ),
     "unreadable": (
         409,
         "o conteúdo não pode mais ser aberto: foi apagado, ou falta uma chave mestra",
@@ -96,6 +113,21 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         429,
         "há entregas demais na fila de {service}; tente de novo mais tarde",
         "too many deliveries are waiting for {service}; try again later",
+    ),
+    "rate_exceeded": (
+        429,
+        "o limite por minuto deste produtor foi usado; tente de novo a partir de {at}",
+        "this producer's limit for the minute is used up; try again from {at} on",
+    ),
+    "daily_cap": (
+        429,
+        "o limite diário deste produtor foi usado; tente de novo a partir de {at}",
+        "this producer's limit for the day is used up; try again from {at} on",
+    ),
+    "new_recipients_cap": (
+        429,
+        "o limite diário de destinatários novos deste produtor foi usado; tente de novo a partir de {at}",
+        "this producer's limit of new recipients for the day is used up; try again from {at} on",
     ),
     "internal_error": (
         500,
@@ -124,6 +156,11 @@ class Trouble(BaseModel):
     code: str
     message: str
     details: list[FieldProblem]
+    next_step: Literal["wait", "ask_operator"] | None = Field(
+        default=None,
+        description="What the producer should do, where its policy refused: as in a receipt.",
+        exclude_if=lambda value: value is None,
+    )
 
 
 class Refusal(BaseModel):
@@ -153,16 +190,24 @@ class Problem(Exception):
         code: A word of the table above; it decides the status.
         details: What is wrong with which field.
         retry_after_s: When to come back; None says nothing.
+        next_step: What a producer should do: `wait` or `ask_operator`; None leaves it out.
         fill: Words for the message, a pair where Portuguese and English differ; never what a client sent.
     """
 
     def __init__(
-        self, code: str, *, details: Sequence[FieldIssue] = (), retry_after_s: int | None = None, **fill: object
+        self,
+        code: str,
+        *,
+        details: Sequence[FieldIssue] = (),
+        retry_after_s: int | None = None,
+        next_step: Literal["wait", "ask_operator"] | None = None,
+        **fill: object,
     ) -> None:
         super().__init__(code)
         self.code = code
         self.details = tuple(details)
         self.retry_after_s = retry_after_s
+        self.next_step = next_step
         self.fill = fill
 
     @property
@@ -177,7 +222,8 @@ class Problem(Exception):
         _, portuguese, in_english = _WORDS[self.code]
         message = (in_english if english else portuguese).format(**fill)
         details = [{"field": each.field, "issue": each.issue} for each in self.details]
-        return {"error": {"code": self.code, "message": message, "details": details}}
+        step = {"next_step": self.next_step} if self.next_step else {}
+        return {"error": {"code": self.code, "message": message, "details": details, **step}}
 
     def headers(self) -> dict[str, str]:
         """Return the headers that go with it."""
@@ -193,7 +239,9 @@ class Problem(Exception):
 
 def install(web: FastAPI) -> None:
     """Let every error of this application leave in the one shape."""
-    for kind in (Problem, InvalidCommand, KeyReused, LedgerUnavailable, RequestValidationError, HTTPException):
+    for kind in (
+        Problem, InvalidCommand, KeyReused, ProducerRefused, LedgerUnavailable, RequestValidationError, HTTPException
+    ):  # fmt: skip
         web.add_exception_handler(kind, _answer)
 
 
@@ -226,7 +274,17 @@ def _own_fault(err: Exception) -> Problem:
         return Problem("key_reused")
     if isinstance(err, LedgerUnavailable):
         return Problem("ledger_away", retry_after_s=_LEDGER_AWAY_S)
+    if isinstance(err, ProducerRefused):
+        return _refused_by_policy(err)
     return Problem("internal_error")
+
+
+def _refused_by_policy(err: ProducerRefused) -> Problem:
+    if err.retry_at is None:
+        return Problem(err.code, next_step="ask_operator")
+    wait_s = math.ceil((err.retry_at - datetime.now(UTC)).total_seconds())
+    at = err.retry_at.isoformat(timespec="milliseconds")
+    return Problem(err.code, next_step="wait", retry_after_s=max(1, wait_s), at=at)
 
 
 _FRAMEWORK: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}

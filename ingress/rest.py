@@ -222,7 +222,7 @@ def _add_simulation(router: APIRouter, door: RestDoor) -> None:
     @router.post(
         "/simulate",
         operation_id="simulate",
-        responses={200: {"model": Simulation}, **refusals(body=True)},
+        responses={200: {"model": Simulation}, **refusals(429, body=True)},
         openapi_extra=any_command_body(),
         tags=["submit"],
     )

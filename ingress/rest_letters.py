@@ -12,6 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from delivery.producers import Unbound
 from delivery.redaction import JsonLike
 from ingress.access import Caller
 from ingress.bodies import MOST_SMALL_BYTES, checked
@@ -287,7 +288,8 @@ def _add_moving(router: APIRouter, door: RestDoor) -> None:
         letter = _editable(letters, delivery_id, asked)
         new = edited_body(letter, asked.changes, whole=asked.whole)
         new["options"]["key"] = letters.edit_key(delivery_id, new)
-        intake = replace(door.app.intake, ledger=letters.resubmitting(delivery_id, reason=asked.reason))
+        ledger = letters.resubmitting(delivery_id, reason=asked.reason)
+        intake = replace(door.app.intake, ledger=ledger, policies=Unbound())  # an operator asks, not the producer
         try:
             answer = intake.submit(letter.kind, new, producer=letter.producer, language=language)
         except LetterMoved:

@@ -14,9 +14,11 @@ from pydantic import BaseModel, Field
 from delivery.errors import ProviderError
 from delivery.intake import Item
 from delivery.ports import NewDelivery, Opened, Order
+from delivery.producers import HELD_BECAUSE
 from delivery.redaction import mask_value
 from delivery.wording import issue_text
 from ingress.problems import Language
+from ledger.operating import pause_of_all
 from ledger.rehearsal import Rehearsal
 from worker.breaker import BreakerGate
 from worker.limits import SharedLimiter
@@ -94,12 +96,15 @@ class Simulator:
         """Return what would become of a command.
 
         Raises:
-            InvalidCommand: As when it is submitted.
+            InvalidCommand: As when it is submitted; and so for the next.
+            ProducerRefused: By a cap, the allow-list or a freeze of the producer.
             LedgerUnavailable: Postgres is away.
         """
-        new = self.app.intake.prepare(item.kind, item.body, producer=producer, language=language)
+        new = self.app.intake.admit(self.app.intake.prepare(item.kind, item.body, producer=producer, language=language))
         opened = Rehearsal(self.app.ledger.engine, self.app.ledger.vault).open([new])[0]
-        held = next((each.held_reason for each in self.app.archive.accounts() if each.name == new.account), None)
+        if opened.refusal is not None:
+            raise opened.refusal
+        held = self._held(new)
         breaker, limits = self._breaker(new), self._limits(new.account)
         wire, fault = self._wire(new)
         would, why = _verdict(opened, held, fault, language)
@@ -110,6 +115,15 @@ class Simulator:
             duplicate_of=None if opened.fresh else opened.id, go_at=go_at, expires_at=_expiry(new, opened.next_at),
             breaker=breaker, limits=limits, wire=wire,
         )  # fmt: skip
+
+    def _held(self, new: NewDelivery) -> str | None:
+        """Return why it would wait for a person, or None."""
+        if new.held_code is not None:
+            return HELD_BECAUSE[new.held_code]
+        pause = pause_of_all(self.app.database)
+        if pause is not None:
+            return f"everything is paused: {pause.reason}"
+        return next((each.held_reason for each in self.app.archive.accounts() if each.name == new.account), None)
 
     @cached_property
     def _gates(self) -> tuple[BreakerGate, SharedLimiter]:

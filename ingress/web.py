@@ -25,6 +25,7 @@ from ingress.mcp_door import mcp_router
 from ingress.openapi import describe
 from ingress.problems import install
 from ingress.rest import rest_door, rest_router
+from ingress.rest_approvals import approvals_router
 from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
 from ingress.slow_clients import PatientProtocol
@@ -57,6 +58,7 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     _add_pages(web, app, metrics_folder)
     door = rest_door(app)
     web.include_router(letters_router(door))
+    web.include_router(approvals_router(door))
     web.include_router(rest_router(door))
     web.include_router(mcp_router(door))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))

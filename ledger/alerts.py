@@ -8,7 +8,8 @@ from sqlalchemy import Engine, text
 from delivery.alerts import Alert
 from ledger.database import transaction
 
-# An alert that nobody repeated for so long is over, unless its account is held: then it waits for `resume`.
+# An alert that nobody repeated for so long is over, unless its account is held or its producer frozen: then it waits
+# for `resume` or `unfreeze`.
 _OVER_AFTER = timedelta(hours=1)
 _LONGEST_REASON = 500
 
@@ -24,7 +25,8 @@ _RAISE = text("""
 _OPEN = text("""
     SELECT a.account, a.code, a.severity, a.reason, a.next_step, a.first_at, a.last_at
     FROM alerts a LEFT JOIN accounts h ON h.name = a.account AND h.held_code = a.code
-    WHERE h.name IS NOT NULL OR a.last_at > now() - :over_s * interval '1 second'
+      LEFT JOIN producers p ON 'producer:' || p.name = a.account AND p.frozen_at IS NOT NULL
+    WHERE h.name IS NOT NULL OR p.name IS NOT NULL OR a.last_at > now() - :over_s * interval '1 second'
     ORDER BY a.severity, a.first_at
 """)
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from delivery.ports import Backlog, Hint
 from ledger.database import statement
 from ledger.models import PRIORITIES
+from ledger.order import RUNNING
 from ledger.order_hints import BY_PRIORITY, LANE, NO_LIVE_HINT, due_in_order
 
 
@@ -56,7 +57,7 @@ _BACKLOGS = text(f"""
     SELECT d.account, d.kind, count(*) FILTER (WHERE {NO_LIVE_HINT}) AS due,
            count(*) FILTER (WHERE d.counts AND NOT {NO_LIVE_HINT}) AS live
     FROM counted d LEFT JOIN accounts a ON a.name = d.account
-    WHERE a.held_reason IS NULL
+    WHERE a.held_reason IS NULL AND {RUNNING}
     GROUP BY d.account, d.kind
     ORDER BY d.account, d.kind
 """)  # noqa: S608 - pieces of this module and `ledger.order_hints`
@@ -98,10 +99,10 @@ _FIRST_READY = text(f"""
     SELECT d.id FROM {BY_PRIORITY} CROSS JOIN LATERAL (
       SELECT d.id FROM deliveries d
       WHERE {LANE} AND d.priority = p.priority AND d.state = 'ready' AND d.order_key IS NULL
-        AND d.next_at <= now() AND d.expires_at > now()
+        AND d.next_at <= now() AND d.expires_at > now() AND {RUNNING}
       ORDER BY d.next_at LIMIT 1
     ) d LIMIT 1
-""")  # noqa: S608 - pieces of `ledger.order_hints`
+""")  # noqa: S608 - pieces of `ledger.order` and `ledger.order_hints`
 
 _MARK = text("""
     UPDATE deliveries d SET state = 'ready', hinted_at = now() + new.wait_s * interval '1 second'

@@ -17,13 +17,14 @@ from delivery.errors import DOUBTFUL_CODES, KeyReused
 from delivery.ports import Hint, NewDelivery, Opened
 from ledger.database import transaction
 from ledger.models import PRIORITIES
+from ledger.order import AWAITS_APPROVAL
 from ledger.reading import Delivery, delivery_of
 from ledger.sealing import Unreadable
 from ledger.store import PostgresLedger
 
 # A letter's age counts from when it died; a held one, from when it was accepted.
-MATCHING = """
-    d.state IN ('dead', 'held')
+MATCHING = f"""
+    d.state IN ('dead', 'held') AND NOT {AWAITS_APPROVAL}
     AND (CAST(:kind AS text) IS NULL OR d.kind = :kind)
     AND (CAST(:account AS text) IS NULL OR d.account = :account)
     AND (CAST(:code AS text) IS NULL OR d.code = :code)
@@ -64,7 +65,8 @@ _REPLAY = text(f"""
       FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS wanted (id, place)
     ), picked AS (
       SELECT d.id, now() + w.delay AS due, {_MAY_EXIST} AS may_exist
-      FROM deliveries d JOIN wanted w ON w.id = d.id WHERE d.state IN ('dead', 'held')
+      FROM deliveries d JOIN wanted w ON w.id = d.id
+      WHERE d.state IN ('dead', 'held') AND NOT {AWAITS_APPROVAL}
         AND NOT EXISTS (SELECT FROM deliveries f
                         WHERE f.id = d.fallback_id AND f.state NOT IN ('dead', 'canceled', 'expired'))
       ORDER BY d.id FOR UPDATE OF d
@@ -87,9 +89,10 @@ _REPLAY = text(f"""
     SELECT id, kind, priority, state FROM replayed ORDER BY priority, id
 """)  # noqa: S608 - as above
 
-_CANCEL = text("""
+_CANCEL = text(f"""
     WITH picked AS (
-      SELECT id FROM deliveries WHERE id = ANY(CAST(:ids AS uuid[])) AND state IN ('dead', 'held')
+      SELECT d.id FROM deliveries d
+      WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('dead', 'held') AND NOT {AWAITS_APPROVAL}
       ORDER BY id FOR UPDATE
     ), canceled AS (
       UPDATE deliveries d SET state = 'canceled', code = :code, reason = :reason, settled_at = now()
@@ -99,7 +102,7 @@ _CANCEL = text("""
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, :code, id, :reason FROM canceled
     )
     SELECT id FROM canceled
-""")
+""")  # noqa: S608 - a piece of `ledger.order`
 _LINK = text("UPDATE deliveries SET replay_of = :old WHERE id = :new AND replay_of IS NULL")
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 metadata = MetaData(
     naming_convention={
@@ -84,6 +84,7 @@ deliveries = Table(
     Column("endpoint_id", UUID(as_uuid=True), comment="where the producer is told what becomes of it"),
     Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
     Column("recipient", Text, nullable=False, comment="masked, for people to read"),
+    Column("content", BigInteger, comment="keyed hash of what is asked for, for the loop guard"),
     Column("progress", Text),
     Column("receipt", Text, comment="the provider's own id"),
     Column("code", Text, comment="stable word for the last outcome"),
@@ -114,7 +115,7 @@ Index(
     deliveries.c.id,
     postgresql_where=text("state in ('dead', 'held')"),
 )
-Index("ix_deliveries_person", deliveries.c.person)
+Index("ix_deliveries_same", deliveries.c.person, deliveries.c.content, deliveries.c.id)
 Index("ix_deliveries_producer", deliveries.c.producer, deliveries.c.id)
 Index("ix_deliveries_replay", deliveries.c.replay, postgresql_where=text("replay is not null"))
 Index(
@@ -344,19 +345,14 @@ replays = Table(
 )
 Index("ix_replays_running", replays.c.started_at, postgresql_where=text("stopped_at is null"))
 
-api_keys = Table(
-    "api_keys",
+switches = Table(
+    "switches",
     metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),
-    Column("hash", LargeBinary, nullable=False, comment="SHA-256; the key itself is shown once and stored nowhere"),
-    Column("hint", Text, nullable=False, comment="how the key begins, for people to recognise it"),
-    Column("producer", Text, nullable=False),
-    Column("scopes", ARRAY(Text), nullable=False),
-    Column("created_at", _Instant, nullable=False, server_default=_now),
-    Column("created_by", Text, nullable=False),
-    Column("expires_at", _Instant),
-    Column("revoked_at", _Instant),
-    UniqueConstraint("hash", name="uq_api_keys"),
+    Column("name", Text, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", _Instant, nullable=False, server_default=_now),
+    comment="a switch that has a row is on",
 )
 
 ticks = Table(

@@ -1,7 +1,7 @@
 """What an operator may change of accounts, each with an audit row. Dead letters stand in `ledger.letters`."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine, Row, text
@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Row, text
 from delivery.ports import Hint
 from ledger.database import transaction
 from ledger.models import PRIORITIES
+from ledger.order import AWAITS_APPROVAL
 
 _PAUSE = text("""
     WITH shut AS (
@@ -18,7 +19,7 @@ _PAUSE = text("""
     )
     INSERT INTO audit (actor, action, account, reason) SELECT :actor, 'paused', name, :reason FROM shut
 """)
-_RESUME = text("""
+_RESUME = text(f"""
     WITH opened AS (
       UPDATE accounts SET held_reason = NULL, held_code = NULL, held_at = NULL WHERE name = :account RETURNING name
     ), over AS (
@@ -27,13 +28,39 @@ _RESUME = text("""
       UPDATE deliveries d
          SET state = 'ready', next_at = now(), hinted_at = now(),
              expires_at = greatest(d.expires_at, now() + interval '1 hour')
-      FROM opened WHERE d.account = opened.name AND d.state = 'held'
+      FROM opened WHERE d.account = opened.name AND d.state = 'held' AND NOT {AWAITS_APPROVAL}
       RETURNING d.id, d.kind, d.priority
     ), written AS (
       INSERT INTO audit (actor, action, account, reason) SELECT :actor, 'resumed', name, :reason FROM opened
     )
     SELECT id, kind, priority FROM freed
+""")  # noqa: S608 - a piece of `ledger.order`
+_PAUSE_ALL = text("""
+    WITH shut AS (
+      INSERT INTO switches (name, actor, reason) VALUES ('pause_all', :actor, :reason)
+      ON CONFLICT (name) DO NOTHING
+    )
+    INSERT INTO audit (actor, action, reason) VALUES (:actor, 'paused_all', :reason)
 """)
+# In pieces, and before the switch is turned: nothing ends meanwhile, however much waits.
+_GIVE_TIME = text("""
+    WITH late AS (
+      SELECT id FROM deliveries WHERE state IN ('ready', 'waiting') AND expires_at <= now() + interval '30 minutes'
+      ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
+    ), given AS (
+      UPDATE deliveries d SET expires_at = now() + interval '1 hour' FROM late WHERE d.id = late.id RETURNING d.id
+    )
+    SELECT count(*) FROM given
+""")
+_RESUME_ALL = text("""
+    WITH opened AS (
+      DELETE FROM switches WHERE name = 'pause_all' RETURNING name
+    )
+    INSERT INTO audit (actor, action, reason) SELECT :actor, 'resumed_all', :reason FROM opened RETURNING id
+""")
+_STANDING = text("SELECT actor, reason, at FROM switches WHERE name = 'pause_all'")
+# Rows given time in one transaction: far from the statement time-out.
+_AT_ONCE = 5000
 _NOTE = text("INSERT INTO audit (actor, action, account, reason) VALUES (:actor, :action, :account, :reason)")
 _RECORD_HEALTH = text("""
     INSERT INTO accounts (name, health, health_note, probed_at) VALUES (:account, :health, :note, now())
@@ -45,6 +72,22 @@ _TICK = text("""
     ON CONFLICT (name) DO UPDATE SET at = now() WHERE t.at < now() - :every_s * 0.8 * interval '1 second'
     RETURNING name
 """)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The pause of everything: who, why and since when."""
+
+    actor: str
+    reason: str
+    at: datetime
+
+
+def pause_of_all(engine: Engine) -> Pause | None:
+    """Return the pause of everything that stands now, or None."""
+    with transaction(engine) as connection:
+        row = connection.execute(_STANDING).one_or_none()
+        return None if row is None else Pause(row.actor, row.reason, row.at)
 
 
 @dataclass(frozen=True)
@@ -68,6 +111,27 @@ class Desk:
         with transaction(self.engine) as connection:
             values = {"account": account, "actor": self.actor, "reason": reason}
             return [_hint(row) for row in connection.execute(_RESUME, values)]
+
+    def pause_all(self, *, reason: str) -> None:
+        """Begin no attempt anywhere from the next claim on; commands are accepted and wait, and no time runs out."""
+        with transaction(self.engine) as connection:
+            connection.execute(_PAUSE_ALL, {"actor": self.actor, "reason": reason})
+
+    def resume_all(self, *, reason: str) -> bool:
+        """Let attempts begin again; what ran late meanwhile gets an hour. False when nothing was paused.
+
+        The sweep takes up what is due, as fast as the providers take it.
+        """
+        if pause_of_all(self.engine) is None:
+            return False
+        while self._give_time() == _AT_ONCE:
+            pass
+        with transaction(self.engine) as connection:
+            return connection.scalar(_RESUME_ALL, {"actor": self.actor, "reason": reason}) is not None
+
+    def _give_time(self) -> int:
+        with transaction(self.engine) as connection:
+            return connection.scalar(_GIVE_TIME, {"most": _AT_ONCE}) or 0
 
     def note(self, action: str, *, account: str | None = None, reason: str | None = None) -> None:
         """Leave an audit row for something that was done outside the ledger."""

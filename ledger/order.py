@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 
 from delivery.errors import DOUBTFUL_CODES
 from delivery.ports import Hint
+from delivery.producers import HELD_BECAUSE
 from ledger.database import transaction
 from ledger.models import PRIORITIES
 
@@ -20,6 +21,9 @@ BLOCKS_FOR = "interval '10 minutes'"
 # Claims of one delivery that ended without a result; from then on it may be what kills its workers. Source: as above,
 # after River and SQS: three, then a lane with one place, then dead.
 QUARANTINE_AFTER = 3
+
+# The switch of `entrega pause --all`; one look at a table that is almost always empty.
+RUNNING = "NOT EXISTS (SELECT FROM switches WHERE name = 'pause_all')"
 
 # An `OR` around the sub-select keeps the planner from joining: one index look-up for a row that has a key, none else.
 UNBLOCKED = f"""(d.order_key IS NULL OR NOT EXISTS (
@@ -33,6 +37,9 @@ SUSPECT = f"(coalesce((d.tries ->> 'lease_lost')::int, 0) >= {QUARANTINE_AFTER})
 POISON = f"(coalesce((d.tries ->> 'lease_lost')::int, 0) > {QUARANTINE_AFTER})"
 
 _DOUBTFUL = ", ".join(f"'{each}'" for each in sorted(DOUBTFUL_CODES))
+_APPROVABLE = ", ".join(f"'{each}'" for each in sorted(HELD_BECAUSE))
+# Held by its producer's policy, before any attempt: only an approval or a rejection moves it.
+AWAITS_APPROVAL = f"(d.state = 'held' AND coalesce(d.code, '') IN ({_APPROVABLE}))"
 # Surely without effect so far, so that "canceled" stays a promise: nothing was, is or will be sent.
 CANCELABLE = f"""(d.state IN ('ready', 'waiting', 'held') AND d.resent = 0
           AND NOT jsonb_exists_any(d.tries, ARRAY[{_DOUBTFUL}]))"""

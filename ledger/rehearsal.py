@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import text
 
 from delivery.ports import NewDelivery, Opened
+from ledger import quotas
 from ledger.database import statement
 from ledger.store import PostgresLedger
 
@@ -30,15 +31,17 @@ class Rehearsal(PostgresLedger):
         return [self._foreseen(each) for each in new]
 
     def _foreseen(self, new: NewDelivery) -> Opened:
-        keys = self._entry(new).keys
+        entry = self._entry(new)
         with statement(self.engine) as connection:
-            for (producer, key), (body_hash, _) in keys.items():
+            for (producer, key), (body_hash, _) in entry.keys.items():
                 row = connection.execute(_EARLIER, {"producer": producer, "key": key}).one_or_none()
                 if row is not None:
                     same = bytes(row.body_hash) == body_hash or not key.startswith("key:")
                     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
+            refused = quotas.admit(connection, [entry], only_look=True).refused.get(new.id)
         now = datetime.now(UTC)
         send_at = new.command.options.send_at
         waits = send_at is not None and send_at > now
-        state = "waiting" if waits else "ready"
-        return Opened(new.id, fresh=True, same_body=True, state=state, next_at=send_at if send_at and waits else now)
+        state = "held" if new.held_code else "waiting" if waits else "ready"
+        next_at = send_at if send_at and waits else now
+        return Opened(new.id, fresh=refused is None, same_body=True, state=state, next_at=next_at, refusal=refused)

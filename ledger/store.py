@@ -1,9 +1,10 @@
 """The Postgres ledger: the operations the engine and the intake need, many rows at a time."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -13,22 +14,23 @@ from sqlalchemy import Connection, Engine, Row, TextClause
 
 from delivery.callbacks import Callback
 from delivery.commands import KINDS, Command
-from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable
+from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable, ProducerRefused
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
-from ledger import backlogs
+from delivery.producers import HELD_BECAUSE, LOOPING
+from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
 from ledger.endpoints import PostgresEndpoints
-from ledger.entries import Entry, Key, split_repeats
-from ledger.models import PRIORITIES
-from ledger.sealing import Unreadable, seal, unseal
-from ledger.vault import DataKey, Vault
+from ledger.entries import Entry, Key, NewRow, canonical, new_row, payload_place, split_repeats, wanted_keys
+from ledger.sealing import Unreadable, unseal
+from ledger.vault import Vault
 
 # Waits up to here are also carried by a Celery retry; longer ones live in Postgres alone.
 SHORT_WAIT = timedelta(seconds=30)
 _LONGEST_REASON = 500
+_LOOP = {"loop_code": LOOPING, "loop_reason": HELD_BECAUSE[LOOPING]}
 
 # What may stand in a row: what producers ask for, and what we tell them.
 _STORED_KINDS: Mapping[str, type[Command]] = {**KINDS, Callback.kind: Callback}
@@ -52,15 +54,20 @@ class PostgresLedger:
         Raises:
             LedgerUnavailable: Postgres is away; nothing was promised, and opening the same again is safe.
         """
-        entries = [self._entry(each) for each in new]
-        # A delivery that wins one of two keys has to give it back: that takes a second statement.
-        single = all(len(each.keys) == 1 for each in entries)
+        entries = self._entries(new)
+        # A delivery that wins one of two keys has to give it back, and caps are counted first: more than one statement.
+        single = all(len(each.keys) == 1 and not each.new.policy.counts for each in entries)
         with (statement if single else transaction)(self.engine) as connection:
-            return self._open(connection, entries)
+            admitted = quotas.admit(connection, entries)
+            made = iter(self._open(connection, admitted.entries))
+            return [
+                _refused(each.id, admitted.refused[each.id]) if each.id in admitted.refused else next(made)
+                for each in new
+            ]
 
     def open_within(self, connection: Connection, new: Sequence[NewDelivery]) -> list[Opened]:
         """Open deliveries as a part of the caller's transaction; see `open`."""
-        return self._open(connection, [self._entry(each) for each in new])
+        return self._open(connection, self._entries(new))
 
     def claim(self, ids: Collection[UUID], *, worker: str, leases: Mapping[str, timedelta]) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim`. A payload that cannot be opened is dead at once.
@@ -132,50 +139,70 @@ class PostgresLedger:
     def _open(self, connection: Connection, entries: Sequence[Entry]) -> list[Opened]:
         firsts, repeats = split_repeats(entries)
         opened: dict[UUID, Opened] = {}
+        looping: set[UUID] = set()
         pending = firsts
         while pending:
-            made, unsealed = self._insert(connection, pending)
+            made, unsealed, looped = self._insert(connection, pending)
             opened |= made
+            looping |= looped
             # Sealed with another key than the person's own: another process met the person first. Rare, and once.
             self.vault.learn(connection, (each.person for each in unsealed))
             pending = unsealed
-        opened |= self._standing(connection, [each for each in firsts if each.new.id not in opened])
+        opened |= self._standing(connection, [each for each in firsts if each.new.id not in opened], looping)
+        quotas.freeze(connection, {each.new.producer for each in firsts if opened[each.new.id].refusal})
         for repeat, (first, same_body) in repeats.items():
             opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
         return [opened[each.new.id] for each in entries]
 
+    def _entries(self, new: Sequence[NewDelivery]) -> list[Entry]:
+        return [replace(self._entry(each), endpoint=self._endpoint(each)) for each in new]
+
     def _entry(self, new: NewDelivery) -> Entry:
-        content = _canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
+        content = canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
         content_hash = self.vault.hash(content)
         if new.key is not None:
             options = new.command.options.model_dump(mode="json", exclude={"key"})
-            body_hash = self.vault.hash(content + _canonical(options))
+            body_hash = self.vault.hash(content + canonical(options))
             keys = {(new.producer, f"key:{new.key}"): (body_hash, new.key_kept)}
         else:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
-        url = new.command.options.callback_url
-        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
-        endpoint = self.endpoints.register(new.producer, url) if url else None
-        return Entry(new, self.vault.hash(new.command.recipient), endpoint, keys)
+        short = int.from_bytes(content_hash[:8], signed=True)
+        return Entry(new, self.vault.hash(new.command.recipient), keys, short)
 
-    def _insert(self, connection: Connection, entries: Sequence[Entry]) -> tuple[dict[UUID, Opened], list[Entry]]:
-        """Open those that win their keys; return them, and those whose payload was sealed with a wrong data key."""
+    def _endpoint(self, new: NewDelivery) -> UUID | None:
+        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
+        url = new.command.options.callback_url
+        return self.endpoints.register(new.producer, url) if url else None
+
+    def _insert(
+        self, connection: Connection, entries: Sequence[Entry]
+    ) -> tuple[dict[UUID, Opened], list[Entry], set[UUID]]:
+        """Open those that win their keys.
+
+        Returns:
+            Them, those whose payload was sealed with a wrong data key, and those that the loop guard stopped: not
+            opened, or held because their message cannot come back.
+        """
         data_keys = self.vault.data_keys(each.person for each in entries)
-        rows = [_new_row(each, data_keys[each.person], self._order_key(each.new)) for each in entries]
-        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | _wanted_keys(entries))}
+        earlier: Counter[tuple[bytes, int]] = Counter()
+        rows = []
+        for each in entries:
+            same = (each.person, each.content)
+            rows.append(new_row(each, data_keys[each.person], self._order_key(each.new), earlier[same]))
+            earlier[same] += 1
+        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | wanted_keys(entries) | _LOOP)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
                 self.vault.remember(each.person, data_keys[each.person])
-        opened = {
-            id_: Opened(id_, fresh=True, same_body=True, state=row.state, next_at=row.next_at)
-            for id_, row in found.items()
-            if row.state is not None
-        }
-        return opened, [each for each in entries if not found[each.new.id].is_sealed]
+        opened = {id_: _fresh(row) for id_, row in found.items() if row.state is not None}
+        unsealed = [each for each in entries if not found[each.new.id].is_sealed]
+        return opened, unsealed, {id_ for id_, row in found.items() if row.looped}
 
-    def _standing(self, connection: Connection, entries: Sequence[Entry]) -> dict[UUID, Opened]:
+    def _standing(
+        self, connection: Connection, entries: Sequence[Entry], looping: Collection[UUID]
+    ) -> dict[UUID, Opened]:
         """Return, for each delivery that lost a key, the earlier delivery that stands for it."""
         if not entries:
             return {}
@@ -183,16 +210,19 @@ class PostgresLedger:
         standing = {}
         for each in entries:
             taken = next((key for key in each.keys if key in earlier), None)
-            if taken is None:
+            if taken is not None:
+                standing[each.new.id] = _standing(earlier[taken], each.keys[taken][0], taken)
+            elif each.new.id in looping:
+                standing[each.new.id] = _refused(each.new.id, ProducerRefused(LOOPING))
+            else:
                 raise LedgerUnavailable("the delivery that this command repeats is gone from the ledger; use a new key")
-            standing[each.new.id] = _standing(earlier[taken], each.keys[taken][0], taken)
         won = {key: standing[each.new.id].id for each in entries for key in each.keys if key not in earlier}
         _point_keys(connection, won)
         return standing
 
     def _order_key(self, new: NewDelivery) -> str | None:
         key = new.command.options.order_key
-        return None if key is None else self.vault.hash(_canonical([new.producer, new.account, key])).hex()
+        return None if key is None else self.vault.hash(canonical([new.producer, new.account, key])).hex()
 
     def read(self, row: Row[Any]) -> Claimed | None:
         """Turn a row with its sealed payload into a claim, or None when the payload cannot be opened."""
@@ -256,70 +286,6 @@ class _Ending:
     paced: bool = False
 
 
-@dataclass(frozen=True)
-class _NewRow:
-    """One new delivery, as the columns of the OPEN statement."""
-
-    ids: UUID
-    kinds: str
-    accounts: str
-    producers: str
-    priorities: int
-    send_at: object
-    expires_at: object
-    expires_in: float
-    holds: int
-    people: bytes
-    recipients: str
-    bodies: bytes
-    order_keys: str | None
-    fallbacks: int
-    endpoints: UUID | None
-    data_keys: bytes
-    data_keys_are_new: bool
-
-
-def payload_place(delivery_id: UUID) -> str:
-    """Return what a sealed payload is bound to."""
-    return f"payloads.body/{delivery_id}"
-
-
-def _new_row(entry: Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
-    new = entry.new
-    options = new.command.options
-    body = {"content": new.command.content(), "options": options.model_dump(mode="json")}
-    return _NewRow(
-        ids=new.id,
-        kinds=new.command.kind,
-        accounts=new.account,
-        producers=new.producer,
-        priorities=PRIORITIES.index(options.priority),
-        send_at=options.send_at,
-        expires_at=options.expires_at,
-        expires_in=new.expires_in.total_seconds(),
-        holds=int(new.hold_uncertain),
-        people=entry.person,
-        recipients=new.recipient,
-        bodies=seal(data_key.key, _canonical(body).encode(), payload_place(new.id)),
-        order_keys=order_key,
-        fallbacks=int(options.fallback is not None),
-        endpoints=entry.endpoint,
-        data_keys=data_key.wrapped,
-        data_keys_are_new=data_key.is_new,
-    )
-
-
-def _wanted_keys(entries: Sequence[Entry]) -> dict[str, Any]:
-    wanted = [(key, value, each.new.id) for each in entries for key, value in each.keys.items()]
-    return {
-        "key_ids": [id_ for *_, id_ in wanted],
-        "key_producers": [producer for (producer, _), *_ in wanted],
-        "keys": [key for (_, key), *_ in wanted],
-        "key_hashes": [body_hash for _, (body_hash, _), _ in wanted],
-        "kept": [kept.total_seconds() for _, (_, kept), _ in wanted],
-    }
-
-
 def _ending(settlement: Settlement) -> _Ending:
     outcome, claimed = settlement.outcome, settlement.claimed
     waits = outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None
@@ -351,12 +317,21 @@ def _state(outcome: Outcome) -> str:
     return "uncertain"
 
 
-def _columns(rows: Sequence[_Ending] | Sequence[_NewRow]) -> dict[str, Any]:
+def _columns(rows: Sequence[_Ending] | Sequence[NewRow]) -> dict[str, Any]:
     return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
 
 
 def _repeat_of(first: Opened, *, same_body: bool) -> Opened:
-    return Opened(first.id, fresh=False, same_body=same_body, state=first.state, next_at=first.next_at)
+    return replace(first, fresh=False, same_body=same_body, refusal=None if first.fresh else first.refusal)
+
+
+def _fresh(row: Row[Any]) -> Opened:
+    refusal = ProducerRefused(LOOPING) if row.looped else None
+    return Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at, refusal=refusal)
+
+
+def _refused(id_: UUID, why: ProducerRefused) -> Opened:
+    return Opened(id_, fresh=False, same_body=True, state="", next_at=datetime.max.replace(tzinfo=UTC), refusal=why)
 
 
 def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[Key, Row[Any]]:
@@ -381,7 +356,3 @@ def _point_keys(connection: Connection, targets: Mapping[Key, UUID]) -> None:
 
 def _counts(connection: Connection, statement: Any, values: Mapping[str, Any]) -> dict[str, int]:
     return {row.state: row.n for row in connection.execute(statement, values)}
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -62,6 +62,8 @@ class Vault:
     def learn(self, connection: Connection, people: Iterable[bytes]) -> None:
         """Read the people's own data keys, or forget those that were erased."""
         wanted = list(set(people))
+        if not wanted:
+            return
         found = {bytes(row.person): bytes(row.data_key) for row in connection.execute(_FIND_PEOPLE, {"people": wanted})}
         for person in wanted:
             self._known.pop(person, None)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from celery import Celery
 from kombu.entity import Queue
 
@@ -17,9 +18,11 @@ from config.timetable import TIMETABLE
 from delivery.callbacks import Callback
 from delivery.intake import Intake
 from delivery.lane import Lanes
+from delivery.producers import LOOPING, Policies
 from ledger.callbacks import Callbacks
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
+from ledger.producers import StoredPolicies
 from ledger.reading import Archive
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
@@ -37,6 +40,7 @@ UPKEEP_QUEUE = "upkeep"
 WORKER_THREADS = 16
 # Calls that lanes carry beside those, when much waits: two lanes' worth.
 LANE_THREADS = 32
+_log = structlog.get_logger("entrega.alerts")
 _NOT_RUNNING = "unset, and nothing runs in this folder; start `entrega up` here, or set it"
 
 
@@ -103,8 +107,20 @@ class Entrega(Celery):
     def intake(self) -> Intake:
         """The way in for commands."""
         accounts = tuple(f"{name}:default" for name in self.specs if name != Callback.service)
-        sandbox = self.settings.entrega_env == "sandbox"
-        return Intake(self.ledger, self.hints, self.specs, accounts, sandbox=sandbox)
+        return Intake(
+            self.ledger,
+            self.hints,
+            self.specs,
+            accounts,
+            sandbox=self.settings.entrega_env == "sandbox",
+            policies=self.policies,
+            frozen=_tell_of_frozen,
+        )
+
+    @cached_property
+    def policies(self) -> Policies:
+        """What producers may do."""
+        return StoredPolicies(self.database, self.ledger.vault)
 
     @cached_property
     def callbacks(self) -> Callbacks:
@@ -140,6 +156,14 @@ class Entrega(Celery):
     def reaches_ledger(self) -> bool:
         """True when this process can write the row itself, so that only an id travels."""
         return self.settings.database_url is not None
+
+
+def _tell_of_frozen(producer: str) -> None:
+    _log.warning(
+        "alert", severity="P2", account=f"producer:{producer}", code=LOOPING,
+        reason="one person was sent the same content again and again",
+        next=f"entrega producers unfreeze {producer}",
+    )  # fmt: skip
 
 
 def _celery_settings(app: Entrega) -> Mapping[str, Any]:

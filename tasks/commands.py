@@ -97,6 +97,7 @@ class CommandTask(Task):
         Raises:
             InvalidCommand: A field is missing, wrong, too long or unknown; nothing was written or sent.
             KeyReused: The idempotency key was used before with another body.
+            ProducerRefused: The policy of the producer `celery` forbids it now.
             LedgerUnavailable: Postgres does not answer; nothing was promised.
             ConfigurationError: Neither the ledger nor a broker is known to this process.
         """

@@ -21,7 +21,7 @@ from sentry_sdk.integrations.threading import ThreadingIntegration
 from sentry_sdk.types import Event, Hint
 
 from delivery.alerts import Alert
-from delivery.errors import InvalidCommand, KeyReused, ProviderError
+from delivery.errors import InvalidCommand, KeyReused, ProducerRefused, ProviderError
 from delivery.redaction import mask_value
 
 # Allow-list: a part that a later version of the library adds stays here until somebody looked at it.
@@ -71,7 +71,7 @@ def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bo
         before_send=scrub,
         before_breadcrumb=_drop,
         before_send_transaction=_drop,
-        ignore_errors=[InvalidCommand, KeyReused, ProviderError],
+        ignore_errors=[InvalidCommand, KeyReused, ProducerRefused, ProviderError],
         # Chosen one by one: the automatic ones record arguments, queries, requests and log lines.
         default_integrations=False,
         auto_enabling_integrations=False,

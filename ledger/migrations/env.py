@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from ledger.models import metadata
+from ledger.producer_models import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

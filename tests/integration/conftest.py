@@ -8,8 +8,8 @@ from delivery.ids import new_id
 from delivery.ports import NewDelivery
 from ledger.database import connect
 from ledger.letters import Letters
-from ledger.models import metadata
 from ledger.operating import Desk
+from ledger.producer_models import metadata
 from ledger.reading import Archive
 from ledger.schema import migrate
 from ledger.sealing import MasterKeys

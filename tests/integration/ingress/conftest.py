@@ -152,21 +152,6 @@ def stranger(database, ledger):
     engine.dispose()
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    root = logging.getLogger()
-    names = list(root.manager.loggerDict)
-    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
-    levels = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in names}
-    yield
-    root.handlers[:], root.level, sys.excepthook, threading.excepthook = kept
-    for name, (level, propagate) in levels.items():
-        logging.getLogger(name).setLevel(level)
-        logging.getLogger(name).propagate = propagate
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-
-
 @pytest.fixture
 def voice(monkeypatch, ledger, archive, database):
     voice = Voice()

@@ -2,13 +2,16 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from threading import Timer
 from uuid import UUID, uuid4
 
 import pytest
 from mcp.shared.exceptions import MCPError
 
+from delivery.producers import DEFAULT
 from ledger.api_keys import ApiKeys
+from ledger.producers import Producers
 from tests.integration.conftest import claim
 from tests.integration.ingress.mcp_agents import entrega_mcp, over_http, over_stdio
 
@@ -195,6 +198,23 @@ def test_a_key_without_the_tools_scope_is_refused(door, archive, scopes, tool, a
 
     assert (refused["error"]["code"], refused["next_step"]) == ("missing_scope", "ask_operator")
     assert missing in refused["error"]["message"]
+    assert archive.search() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "next_step"),
+    [({"per_day": 0}, "daily_cap", "wait"), ({"allowed": frozenset()}, "recipient_not_allowed", "ask_operator")],
+)
+@pytest.mark.parametrize(("tool", "arguments"), [CALLS[0], ("simulate", {"tool": "create_lead", "arguments": LEAD})])
+def test_what_the_producers_policy_forbids_is_refused(
+    shop, database, archive, changes, code, next_step, tool, arguments
+):
+    Producers(database, actor="ana").set("loja", replace(DEFAULT, **changes), reason="test")
+
+    refused = shop.refused(tool, arguments)
+
+    assert (refused["error"]["code"], refused["next_step"]) == (code, next_step)
+    assert refused["error"]["next_step"] == next_step
     assert archive.search() == []
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from delivery.errors import LedgerUnavailable
 from ledger.database import connect, statement, transaction
-from ledger.models import metadata
+from ledger.producer_models import metadata
 from ledger.schema import check_schema, migrate
 
 

@@ -63,6 +63,17 @@ def test_what_waits_for_its_time_is_not_taken(ledger, sql):
     assert take(ledger) == []
 
 
+def test_while_everything_is_paused_a_lane_takes_nothing_and_none_begins(ledger, desk):
+    (id_,) = opened(ledger, lead())
+
+    desk.pause_all(reason="test")
+    paused = take(ledger), first_ready(ledger.engine, "crm:default", "create_lead")
+    desk.resume_all(reason="test")
+
+    assert paused == ([], [])
+    assert take(ledger) == [id_]
+
+
 def test_a_held_account_holds_what_the_lane_would_take(ledger, sql, archive):
     (id_,) = opened(ledger, lead())
     sql("INSERT INTO accounts (name, held_reason, held_at) VALUES ('crm:default', 'paused', now())")

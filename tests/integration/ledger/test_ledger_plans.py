@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from delivery.ids import new_id
-from ledger import backlogs, order_hints
+from delivery.producers import DEFAULT
+from ledger import backlogs, entries, order_hints, store
 from ledger import statements as sql_of
+from tests.integration.conftest import new
 
 FILL = """
     INSERT INTO deliveries (id, kind, account, producer, state, priority, next_at, expires_at, hold_uncertain,
@@ -43,6 +45,17 @@ def crowded(database):
     with database.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(text("VACUUM ANALYZE deliveries, accounts"))
         yield connection
+
+
+def test_the_loop_guard_reads_the_same_content_of_one_person_alone(crowded, ledger):
+    entry = ledger._entry(new(policy=DEFAULT))
+    row = entries.new_row(entry, ledger.vault.data_keys([entry.person])[entry.person], None, 0)
+    values = store._columns([row]) | entries.wanted_keys([entry]) | store._LOOP
+
+    plan = "\n".join(each[0] for each in crowded.execute(text(f"EXPLAIN {sql_of.OPEN.text}"), values))
+
+    assert "Seq Scan on deliveries" not in plan, plan
+    assert "Index Only Scan using ix_deliveries_same" in plan or "Index Scan using ix_deliveries_same" in plan, plan
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -77,6 +77,8 @@ def test_how_a_delivery_stands_says_what_to_do_next(standing, next_step, expecte
         (Problem("not_cancelable", state="succeeded"), "do_not_resend"),
         (Problem("unknown_key"), "ask_operator"),
         (Problem("internal_error"), "ask_operator"),
+        (Problem("daily_cap", next_step="wait", retry_after_s=86_400, at="amanhã"), "wait"),
+        (Problem("producer_frozen", next_step="ask_operator"), "ask_operator"),
     ],
 )
 def test_a_refusal_says_what_to_do_next(problem, next_step):

@@ -1,0 +1,130 @@
+"""What producers have used of their caps, counted exactly: their rows stay locked until the deliveries are committed.
+
+A producer without caps never comes here. Repeats of a key cost nothing; what is refused is not counted.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from delivery.errors import ProducerRefused
+from delivery.producers import LOOPING, Used, excess
+from ledger.entries import Entry, Key
+from ledger.producers import policy_of
+
+# In the order of their names, so that two batches never wait for each other.
+_LOCK = text("""
+    SELECT *, now() AS at FROM producers WHERE name = ANY(CAST(:names AS text[])) ORDER BY name FOR UPDATE
+""")
+_READ = text("SELECT *, now() AS at FROM producers WHERE name = ANY(CAST(:names AS text[]))")
+_REPEATED = text("""
+    SELECT i.producer, i.key FROM idempotency i
+    JOIN unnest(CAST(:producers AS text[]), CAST(:keys AS text[])) AS wanted (producer, key)
+      ON wanted.producer = i.producer AND wanted.key = i.key
+    WHERE i.kept_until > now()
+""")
+_KNOWN_PEOPLE = text("SELECT person FROM people WHERE person = ANY(CAST(:people AS bytea[]))")
+_KEEP = text("""
+    UPDATE producers SET minute_from = :minute_from, in_minute = :in_minute, day_from = :day_from, in_day = :in_day,
+                         new_in_day = :new_in_day
+    WHERE name = :name
+""")
+# The producer alone is frozen; the alert stands until somebody unfreezes it.
+_FREEZE = text("""
+    WITH frozen AS (
+      INSERT INTO producers AS p (name, frozen_at, frozen_reason)
+      SELECT name, now(), :reason FROM unnest(CAST(:names AS text[])) AS name ORDER BY name
+      ON CONFLICT (name) DO UPDATE SET frozen_at = now(), frozen_reason = excluded.frozen_reason
+       WHERE p.frozen_at IS NULL
+      RETURNING name, frozen_reason
+    ), told AS (
+      INSERT INTO alerts AS a (account, code, severity, reason, next_step)
+      SELECT 'producer:' || name, :code, 'P2', frozen_reason, 'entrega producers unfreeze ' || name FROM frozen
+      ON CONFLICT (account, code) DO UPDATE SET reason = excluded.reason, first_at = now(), last_at = now()
+    )
+    INSERT INTO audit (actor, action, account, reason)
+    SELECT 'loop guard', 'frozen', 'producer:' || name, frozen_reason FROM frozen
+""")
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What may be opened, some of it held, and what may not."""
+
+    entries: list[Entry]
+    refused: Mapping[UUID, ProducerRefused]
+
+
+def admit(connection: Connection, entries: Sequence[Entry], *, only_look: bool = False) -> Admission:
+    """Count new deliveries against the caps of their producers, in the caller's transaction, before they are opened.
+
+    Args:
+        only_look: Count nothing and lock nothing: only tell what would be admitted.
+    """
+    names = sorted({each.new.producer for each in entries if each.new.policy.counts})
+    if not names:
+        return Admission(list(entries), {})
+    rows = connection.execute(_READ if only_look else _LOCK, {"names": names}).all()
+    book = _Book(connection, entries)
+    for row in rows:
+        used = Used(row.minute_from, row.in_minute, row.day_from, row.in_day, row.new_in_day).at(row.at)
+        policy = policy_of(row)
+        for each in entries:
+            if each.new.producer != row.name or book.repeats(each):
+                continue
+            is_new = book.is_new(each.person)
+            refused = excess(policy, used, new_person=is_new)
+            if refused is not None:
+                book.refused[each.new.id] = refused
+            else:
+                used = used.plus(new_person=is_new)
+                book.take(each)
+        if not only_look:
+            connection.execute(_KEEP, {"name": row.name, **vars(used)})
+    return book.admission()
+
+
+class _Book:
+    """What of one batch is known before: keys that stand for a delivery, and people."""
+
+    def __init__(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        keys = [key for each in entries for key in each.keys]
+        wanted = {"producers": [producer for producer, _ in keys], "keys": [key for _, key in keys]}
+        self._keys: set[Key] = {(row.producer, row.key) for row in connection.execute(_REPEATED, wanted)}
+        people = connection.execute(_KNOWN_PEOPLE, {"people": list({each.person for each in entries})})
+        self._people = {bytes(row.person) for row in people}
+        self.refused: dict[UUID, ProducerRefused] = {}
+
+    def repeats(self, entry: Entry) -> bool:
+        return not self._keys.isdisjoint(entry.keys)
+
+    def is_new(self, person: bytes) -> bool:
+        return person not in self._people
+
+    def take(self, entry: Entry) -> None:
+        self._keys |= set(entry.keys)
+        self._people.add(entry.person)
+
+    def admission(self) -> Admission:
+        """Part the batch: a message that cannot come back is held for a person where another one is refused."""
+        entries, refused = [], {}
+        for each in self._entries:
+            found = self.refused.get(each.new.id)
+            if found is None:
+                entries.append(each)
+            elif each.new.origin is not None:
+                entries.append(replace(each, new=replace(each.new, held_code=each.new.held_code or found.code)))
+            else:
+                refused[each.new.id] = found
+        return Admission(entries, refused)
+
+
+def freeze(connection: Connection, producers: Collection[str]) -> None:
+    """Take nothing more from producers that send one person the same again and again, and raise an alert for each."""
+    if not producers:
+        return
+    reason = "one person was sent the same content again and again"
+    connection.execute(_FREEZE, {"names": sorted(producers), "reason": reason, "code": LOOPING})
