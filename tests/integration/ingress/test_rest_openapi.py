@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
 
 from delivery.outcomes import Rejected
 from delivery.ports import Settlement
+from delivery.producers import NEEDS_APPROVAL
 from tests.integration.conftest import claim, lead, new
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -34,6 +35,9 @@ OPERATIONS = [
     ("POST", "/v1/dead-letters/{delivery_id}/discard"),
     ("POST", "/v1/dead-letters/{delivery_id}/edit"),
     ("GET", "/v1/replays"),
+    ("GET", "/v1/approvals"),
+    ("POST", "/v1/deliveries/{delivery_id}/approve"),
+    ("POST", "/v1/deliveries/{delivery_id}/reject"),
 ]
 
 
@@ -51,7 +55,8 @@ def test_every_operation_is_fuzzed(schema):
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_no_answer_is_undocumented_and_none_is_our_fault(schema, door, ledger, method, path):
     operation = schema[path][method]
-    opened = ledger.open([new(lead(n)) for n in range(12)])
+    waiting = [new(lead(n), held_code=NEEDS_APPROVAL) for n in range(10, 12)]
+    opened = ledger.open([new(lead(n)) for n in range(10)] + waiting)
     claimed = claim(ledger, *(each.id for each in opened[:8]))
     ledger.settle([Settlement(each, Rejected("invalid", "the CRM said no")) for each in claimed])
     ids = cycle([*(str(each.id) for each in opened), None])

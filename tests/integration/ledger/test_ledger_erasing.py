@@ -129,7 +129,7 @@ def test_a_command_that_is_just_being_accepted_is_erased_as_well(ledger, eraser,
     delivery = new(lead(1))
     with ThreadPoolExecutor(1) as pool:
         with database.begin() as connection:
-            ledger.open_within(connection, delivery)
+            ledger.open_within(connection, [delivery])
             erasing = pool.submit(eraser.erase, [ANA], reason="asked for")
             waits = not wait([erasing], timeout=0.5).done
         done = erasing.result(timeout=10)
