@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable
+from ingress.webhooks import create_webhooks
 from ledger.schema import check_schema
 from worker import app as entrega
 from worker.life import begin
@@ -53,6 +54,7 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
         ledger = LedgerCollector(lambda: _figures(app), app.hints.backlog)
         return Response(render_metrics(folder=metrics_folder, ledger=ledger), media_type=CONTENT_TYPE_LATEST)
 
+    web.include_router(create_webhooks(app))
     return web
 
 

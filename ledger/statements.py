@@ -5,7 +5,8 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 
 from sqlalchemy import text
 
-from ledger.order import SUSPECT, UNBLOCKED
+from ledger.contacts import OPTED_OUT
+from ledger.order import CANCELABLE, SUSPECT, UNBLOCKED
 
 KEEP_KEYS = text("""
     INSERT INTO idempotency AS i (producer, key, body_hash, delivery_id, kept_until)
@@ -39,18 +40,18 @@ OPEN = text("""
         CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
-        CAST(:fallbacks AS smallint[])
+        CAST(:fallbacks AS smallint[]), CAST(:marketing AS smallint[]), CAST(:cancel_on_reply AS smallint[])
       ) AS new (id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-                order_key, fallback)
+                order_key, fallback, marketing, cancel_on_reply)
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              hold_uncertain, person, recipient, order_key, fallback)
+                              hold_uncertain, person, recipient, order_key, fallback, marketing, cancel_on_reply)
       SELECT id, kind, account, producer, priority,
              CASE WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
-             hold, person, recipient, order_key, fallback
+             hold, person, recipient, order_key, fallback, marketing, cancel_on_reply
       FROM new
       RETURNING id, state, next_at, producer
     ), sealed AS (
@@ -61,12 +62,13 @@ OPEN = text("""
     SELECT id, state, next_at FROM opened
 """)
 
+# Whoever asked for no marketing gets none, however long ago it was accepted: that ends here, and starts no fallback.
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
 # suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by
 # the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
 CLAIM = text(f"""
     WITH picked AS (
-      SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect
+      SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect, {OPTED_OUT} AS opted_out
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
         AND d.next_at <= now() AND d.expires_at > now()
@@ -77,13 +79,22 @@ CLAIM = text(f"""
     ), alone AS (
       INSERT INTO quarantine AS q (name, delivery_id, until)
       SELECT 'poison', p.id, now() + lease.seconds * interval '1 second'
-      FROM picked p JOIN lease ON lease.kind = p.kind WHERE p.suspect AND p.held_reason IS NULL ORDER BY p.id LIMIT 1
+      FROM picked p JOIN lease ON lease.kind = p.kind
+      WHERE p.suspect AND p.held_reason IS NULL AND NOT p.opted_out ORDER BY p.id LIMIT 1
       ON CONFLICT (name) DO UPDATE SET delivery_id = excluded.delivery_id, until = excluded.until
        WHERE q.until <= now()
       RETURNING q.delivery_id
+    ), unwanted AS (
+      UPDATE deliveries d
+         SET state = CASE WHEN {CANCELABLE} THEN 'canceled' ELSE 'dead' END, code = 'opted_out',
+             reason = 'the person asked for no marketing', settled_at = now()
+      FROM picked p WHERE d.id = p.id AND p.opted_out
+      RETURNING d.id, d.state, d.reason
+    ), refused AS (
+      INSERT INTO audit (actor, action, delivery_id, reason) SELECT :worker, state, id, reason FROM unwanted
     ), shelved AS (
       UPDATE deliveries d SET state = 'held', code = 'account_held', reason = p.held_reason
-      FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL
+      FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL AND NOT p.opted_out
       RETURNING d.id, d.account, d.reason
     ), noted AS (
       INSERT INTO audit (actor, action, delivery_id, account, reason)
@@ -93,7 +104,7 @@ CLAIM = text(f"""
          SET state = 'attempting', fence = d.fence + 1, attempts = d.attempts + 1,
              lease_until = now() + lease.seconds * interval '1 second'
       FROM picked p, lease
-      WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
+      WHERE d.id = p.id AND p.held_reason IS NULL AND NOT p.opted_out AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
                 d.resent
@@ -112,7 +123,8 @@ CLAIM = text(f"""
 """)  # noqa: S608 - pieces of `ledger.order`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
-# the proof wins. An attempt that a closed gate stopped is undone as if it had never been begun.
+# the proof wins; unless an event already told that this very message failed. An attempt that a closed gate stopped is
+# undone as if it had never been begun.
 SETTLE = text("""
     WITH ended AS (
       SELECT * FROM unnest(
@@ -141,7 +153,8 @@ SETTLE = text("""
              settled_at = CASE WHEN e.state IN ('succeeded', 'dead') THEN now() END
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
-        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')))
+        AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')
+                                        AND d.receipt IS DISTINCT FROM e.receipt))
       RETURNING d.id, d.account, e.fence, e.state, e.burned, e.reason, d.fallback_id
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id

@@ -270,6 +270,8 @@ class _NewRow:
     bodies: bytes
     order_keys: str | None
     fallbacks: int
+    marketing: int
+    cancel_on_reply: int
 
 
 def payload_place(delivery_id: UUID) -> str:
@@ -295,6 +297,8 @@ def _new_row(new: NewDelivery, person: bytes, data_key: bytes, order_key: str | 
         bodies=seal(data_key, _canonical(body).encode(), payload_place(new.id)),
         order_keys=order_key,
         fallbacks=int(options.fallback is not None),
+        marketing=int(new.command.is_marketing),
+        cancel_on_reply=int(options.cancel_on_reply),
     )
 
 

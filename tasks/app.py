@@ -16,6 +16,7 @@ from config.timetable import TIMETABLE
 from delivery.intake import Intake
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
+from ledger.inbound import Inbound
 from ledger.reading import Archive
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
@@ -84,6 +85,11 @@ class Entrega(Celery):
     def doubts(self) -> PostgresDoubts:
         """The uncertain deliveries."""
         return PostgresDoubts(self.ledger)
+
+    @cached_property
+    def inbound(self) -> Inbound:
+        """What providers tell."""
+        return Inbound(self.ledger)
 
     @cached_property
     def archive(self) -> Archive:
