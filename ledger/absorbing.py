@@ -155,5 +155,5 @@ SAID = text("""
     SELECT e.id, e.account, e.key, e.kind, e.occurred_at, e.at, e.person, e.body, people.data_key
     FROM inbound_events e LEFT JOIN people ON people.person = e.person
     WHERE e.id = ANY(CAST(:ids AS bigint[])) AND e.kind IN ('message', 'notice', 'consent') AND e.body IS NOT NULL
-    ORDER BY e.id
+    ORDER BY coalesce(e.occurred_at, e.at), e.at
 """)

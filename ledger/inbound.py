@@ -20,19 +20,20 @@ from ledger.database import transaction
 from ledger.sealing import Unreadable, seal, unseal
 from ledger.store import PostgresLedger
 
-# In the order of the key, so that two webhooks with the same events wait for each other and never in a circle.
+# In the order of the key, so that two webhooks with the same events wait for each other and never in a circle. Their
+# order in the webhook stands in the last digits of `at`.
 _KEEP = text("""
-    INSERT INTO inbound_events (account, key, kind, occurred_at, delivery_id, status, receipt, code, provider_code,
+    INSERT INTO inbound_events (account, key, at, kind, occurred_at, delivery_id, status, receipt, code, provider_code,
                                 person, alias, window_until, consent, body, facts)
-    SELECT :account, key, kind, occurred_at, delivery_id, status, receipt, code, provider_code,
-           person, alias, window_until, consent, body, CAST(facts AS jsonb)
+    SELECT :account, key, now() + n * interval '1 microsecond', kind, occurred_at, delivery_id, status, receipt, code,
+           provider_code, person, alias, window_until, consent, body, CAST(facts AS jsonb)
     FROM unnest(
       CAST(:key AS text[]), CAST(:kind AS text[]), CAST(:occurred_at AS timestamptz[]), CAST(:delivery_id AS uuid[]),
       CAST(:status AS text[]), CAST(:receipt AS text[]), CAST(:code AS text[]), CAST(:provider_code AS text[]),
       CAST(:person AS bytea[]), CAST(:alias AS bytea[]), CAST(:window_until AS timestamptz[]),
       CAST(:consent AS text[]), CAST(:body AS bytea[]), CAST(:facts AS text[])
-    ) AS new (key, kind, occurred_at, delivery_id, status, receipt, code, provider_code,
-              person, alias, window_until, consent, body, facts)
+    ) WITH ORDINALITY AS new (key, kind, occurred_at, delivery_id, status, receipt, code, provider_code,
+                              person, alias, window_until, consent, body, facts, n)
     ORDER BY key
     ON CONFLICT DO NOTHING
 """)

@@ -77,13 +77,15 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Account:
-    """An account's standing: why it is held, and what the last probe found."""
+    """An account's standing: why it is held, what the last probe found, and what the provider told by itself."""
 
     name: str
     held_reason: str | None
     health: str | None
     health_note: str | None
     probed_at: datetime | None
+    told: str | None = None
+    told_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ class Archive:
         query = select(accounts).order_by(accounts.c.name)
         with transaction(self.engine) as connection:
             rows = connection.execute(query)
-            return [Account(r.name, r.held_reason, r.health, r.health_note, r.probed_at) for r in rows]
+            return [
+                Account(r.name, r.held_reason, r.health, r.health_note, r.probed_at, r.told, r.told_at) for r in rows
+            ]
 
     def verify(self) -> Verdict:
         """Audit the promise: accepted = succeeded + open + dead + canceled + expired, and every row is sound."""
