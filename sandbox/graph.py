@@ -90,6 +90,10 @@ class GraphApi:
             raise ValueError("webhooks are a JSON object")  # noqa: TRY004 - a wrong setting, whatever is wrong with it
         self._teller.telling = Telling.model_validate(self._teller.telling.model_dump() | webhooks)
 
+    def fall_silent(self) -> None:
+        """Tell no more of what was sent so far."""
+        self._teller.forget()
+
     def hear(self, value: object) -> None:
         """Let a person write, or say what they want of marketing, and tell it.
 

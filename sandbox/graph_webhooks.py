@@ -66,13 +66,18 @@ class Teller:
         self._later: list[tuple[float, int, Json]] = []
         self._number = itertools.count()
         self._thread: threading.Thread | None = None
+        self._forgotten = 0  # how often: what was under way at that moment does not come back
         self._rng = random.Random(7)  # noqa: S311 - unruly, not secret
 
     def forget(self) -> None:
-        """Drop what was not told yet."""
+        """Drop what was not told yet, and wait until nobody tells any more."""
         with self._lock:
             self._later.clear()
+            self._forgotten += 1
             self._lock.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join(_PATIENCE_S)
 
     def tell_sent(self, message: Mapping[str, object], wamid: str) -> None:
         """Plan the steps of a message that was accepted."""
@@ -97,11 +102,12 @@ class Teller:
     def _work(self) -> None:
         pause_s = 0.25
         while (due := self._due()) is not None:
+            before = self._forgotten
             if post(self.telling, [change for _, _, change in due]) == 200:  # noqa: PLR2004 - HTTP
                 pause_s = 0.25
                 continue
             with self._lock:
-                for at, number, change in due:
+                for at, number, change in due if before == self._forgotten else ():
                     heapq.heappush(self._later, (max(at, time.monotonic()) + pause_s, number, change))
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 

@@ -84,7 +84,8 @@ class Standins:
     def __init__(self, ports: Ports | None = None, telling: Telling | None = None) -> None:
         ports = ports or Ports()
         self.crm = HttpStandin(CrmApi(), ports.crm)
-        self.graph = HttpStandin(GraphApi(telling=telling), ports.graph)
+        self._graph = GraphApi(telling=telling)
+        self.graph = HttpStandin(self._graph, ports.graph)
         self.mail = MailStandin(ports.smtp, ports.smtp_control)
 
     @property
@@ -114,9 +115,10 @@ class Standins:
         return self
 
     def stop(self) -> None:
-        """Stop the three."""
+        """Stop the three; what was not told yet stays untold."""
         for standin in (self.crm, self.graph, self.mail):
             standin.stop()
+        self._graph.fall_silent()
 
     def control(self, name: str) -> "StandinControl":
         """Return the control of "crm", "graph" or "smtp"."""
