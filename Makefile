@@ -43,6 +43,7 @@ faults: $(READY) ## Prove the promises under seeded faults, and show that a naiv
 
 bench: $(READY) ## Measure submits and deliveries on this machine; results under benchmarks/results
 	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.inbound
 
 requirements: $(READY) ## Pin the requirements anew, with hashes and without addresses (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U pyproject.toml -o requirements/runtime.txt

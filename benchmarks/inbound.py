@@ -108,9 +108,15 @@ def _measure(url: str, folder: Path) -> Figures:
         connection.execute(text(_WATCH))
     port = free_port()
     variables = {
-        "DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0", "ENTREGA_DATA": str(folder),
-        "ENTREGA_ENV": "sandbox", "ENTREGA_PORT": str(port), "ENTREGA_MASTER_KEYS": _KEY, "WHATSAPP_APP_SECRET": _SECRET, "ENTREGA_LOG": "json",
-    }  # fmt: skip
+        "DATABASE_URL": url,
+        "REDIS_URL": "redis://127.0.0.1:1/0",  # no worker: the events are worked on here
+        "ENTREGA_DATA": str(folder),
+        "ENTREGA_ENV": "sandbox",
+        "ENTREGA_PORT": str(port),
+        "ENTREGA_LOG": "json",
+        "ENTREGA_MASTER_KEYS": _KEY,
+        "WHATSAPP_APP_SECRET": _SECRET,
+    }
     with (folder / "web.log").open("wb") as log:
         web = subprocess.Popen(
             [sys.executable, "-m", "ingress.web"], env=child_environment(variables), stdout=log, stderr=log

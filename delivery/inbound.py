@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -75,21 +76,22 @@ class Told(NamedTuple):
 
 
 def clean(value: object, *, longest: int = LONGEST_TEXT, depth: int = _DEEPEST) -> JsonValue:
-    """Return JSON from outside without control and direction characters, its length, breadth and depth capped."""
+    """Return JSON from outside without control and direction characters, its length, breadth and depth capped.
+
+    What cannot stand in JSON, and what lies too deep, becomes None.
+    """
     if isinstance(value, str):
         return clean_text(value, longest=longest)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if depth == 0:
-        return None
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and depth:
         pairs = list(value.items())[:_MOST_ENTRIES]
         return {
             clean_text(str(name), longest=_LONGEST_NAME): clean(each, longest=longest, depth=depth - 1)
             for name, each in pairs
         }
-    if isinstance(value, list):
+    if isinstance(value, list) and depth:
         return [clean(each, longest=longest, depth=depth - 1) for each in value[:_MOST_ENTRIES]]
+    if isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value)):
+        return value
     return None
 
 
