@@ -75,19 +75,11 @@ def create_webhooks(app: "Entrega") -> APIRouter:
         secrets = app.settings.secrets(door.form.signature.secret)
         if not secrets:  # fail closed, and let the provider repeat until the secret is set
             _refuse(door, 503, f"{door.form.signature.secret} is not set")
+        proof = _proof(door, request)
         body = await _read(door, request)
-        header = door.form.signature.header.lower().encode()
-        proofs = [value for name, value in request.headers.raw if name == header]
-        if len(proofs) != 1 or not is_signed(body, proofs[0], door.form.signature, secrets):
+        if not is_signed(body, proof, door.form.signature, secrets):
             _refuse(door, 401, "wrong signature")
-        try:
-            told = await run_in_threadpool(_told, app, door, body)
-            new = await run_in_threadpool(app.inbound.keep, door.account, told.events)
-        except LedgerUnavailable as err:
-            _log.warning("webhook_not_stored", account=door.account, reason=str(err))
-            raise HTTPException(503, "nothing was stored; please repeat", _RETRY_AFTER) from err
-        _log.info("webhook", account=door.account, events=len(told.events), new=new, skipped=dict(told.skipped))
-        if new:
+        if await run_in_threadpool(_keep, app, door, body):
             bell.ring()
         return PlainTextResponse("stored")
 
@@ -138,6 +130,14 @@ def _check_network(door: _Door, request: Request) -> None:
         _refuse(door, 403, "it came from another network")
 
 
+def _proof(door: _Door, request: Request) -> bytes:
+    header = door.form.signature.header.lower().encode()
+    proofs = [value for name, value in request.headers.raw if name == header]
+    if len(proofs) != 1:  # before the body is read: who proves nothing is not listened to
+        _refuse(door, 401, "no signature, or several")
+    return proofs[0]
+
+
 async def _read(door: _Door, request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
@@ -145,6 +145,17 @@ async def _read(door: _Door, request: Request) -> bytes:
         if len(body) > door.form.max_bytes:
             _refuse(door, 413, "the body is too large")
     return bytes(body)
+
+
+def _keep(app: "Entrega", door: _Door, body: bytes) -> int:
+    told = _told(app, door, body)
+    try:
+        new = app.inbound.keep(door.account, told.events)
+    except LedgerUnavailable as err:
+        _log.warning("webhook_not_stored", account=door.account, reason=str(err))
+        raise HTTPException(503, "nothing was stored; please repeat", _RETRY_AFTER) from err
+    _log.info("webhook", account=door.account, events=len(told.events), new=new, skipped=dict(told.skipped))
+    return new
 
 
 def _told(app: "Entrega", door: _Door, body: bytes) -> Told:
