@@ -34,6 +34,7 @@ from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
 from ingress.simulation import Simulator
 from ingress.slow_clients import PatientProtocol
+from ingress.webhooks import create_webhooks
 from ledger.alerts import Alerts
 from ledger.api_keys import ApiKeys
 from ledger.schema import check_schema
@@ -66,9 +67,11 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     pressure = Pressure(app.archive.due, app.specs)
     intake = replace(app.intake, hints=LaterHints(app.hints))
     follower = Follower(app.archive.standings)
-    door = RestDoor(app, intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
+    bodies = BodyReader()
+    door = RestDoor(app, intake, doorkeeper, bodies, pressure, Simulator(app), follower)
     web.include_router(letters_router(door))
     web.include_router(rest_router(door))
+    web.include_router(create_webhooks(app, bodies))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))
     return web
 
