@@ -87,6 +87,7 @@ class Options(_Body):
         order_key: Commands of one producer and account with the same key are delivered one after the other.
         callback_url: Where the producer is told what becomes of the delivery; the intake checks it.
         fallback: Another command, `{"kind": ..., ...its body}`, for when this one dies; the intake checks it.
+        cancel_on_reply: Not sent any more once the person writes to the same account, e.g. a reminder.
         dry_run: Only tell what would happen. Nothing is kept of it.
     """
 
@@ -99,6 +100,7 @@ class Options(_Body):
     order_key: Annotated[Line, Field(max_length=128)] | None = None
     callback_url: str | None = None
     fallback: dict[str, JsonValue] | None = None
+    cancel_on_reply: bool = False
     metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
     dry_run: Annotated[StrictBool, Field(exclude=True)] = False
 
@@ -121,6 +123,11 @@ class Command(_Body):
     @abstractmethod
     def recipient(self) -> str:
         """The person this reaches, as one normalised text; goes to the ledger as a keyed hash only."""
+
+    @property
+    def is_marketing(self) -> bool:
+        """True when it must not reach a person who asked for no marketing."""
+        return False
 
     def content(self) -> dict[str, JsonValue]:
         """Return the body without its options, as plain JSON."""
@@ -158,11 +165,16 @@ class CreateLead(Command):
 
 
 class Template(_Body):
-    """An approved WhatsApp template and what fills it; a mapping fills named variables, a list positional ones."""
+    """An approved WhatsApp template and what fills it; a mapping fills named variables, a list positional ones.
+
+    Attributes:
+        category: As Meta approved it; a marketing template is not sent to a person who asked for no marketing.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,512}$")]
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(_[A-Z]{2})?$")] = "pt_BR"
     variables: list[Annotated[Line, Field(max_length=1024)]] | dict[Word, Annotated[Line, Field(max_length=1024)]] = []
+    category: Literal["marketing", "utility", "authentication"] = "marketing"
 
 
 class Media(_Body):
@@ -205,6 +217,13 @@ class SendWhatsApp(Command):
     def recipient(self) -> str:
         """The number in E.164 or the business-scoped user id."""
         return self.to
+
+    @property
+    def is_marketing(self) -> bool:
+        """True for a template, unless it is said to be of another category; `message` may hold a template as well."""
+        if self.message is not None:
+            return self.message.get("type") == "template"
+        return self.template is not None and self.template.category == "marketing"
 
 
 class Attachment(_Body):
@@ -262,6 +281,11 @@ class SendEmail(Command):
     def recipient(self) -> str:
         """The first address, lower-cased: one e-mail is one promise, and its first reader names it."""
         return self.to[0].lower()
+
+    @property
+    def is_marketing(self) -> bool:
+        """True for a mail that one can unsubscribe from."""
+        return self.unsubscribe_url is not None
 
 
 KINDS: Mapping[str, type[Command]] = {each.kind: each for each in (CreateLead, SendWhatsApp, SendEmail)}

@@ -277,6 +277,8 @@ class _NewRow:
     endpoints: UUID | None
     data_keys: bytes
     data_keys_are_new: bool
+    marketing: int
+    cancel_on_reply: int
 
 
 def payload_place(delivery_id: UUID) -> str:
@@ -306,6 +308,8 @@ def _new_row(entry: Entry, data_key: DataKey, order_key: str | None) -> _NewRow:
         endpoints=entry.endpoint,
         data_keys=data_key.wrapped,
         data_keys_are_new=data_key.is_new,
+        marketing=int(new.command.is_marketing),
+        cancel_on_reply=int(options.cancel_on_reply),
     )
 
 
