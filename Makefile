@@ -43,6 +43,7 @@ faults: $(READY) ## Prove the promises under seeded faults, and show that a naiv
 
 bench: $(READY) ## Measure submits and deliveries on this machine; results under benchmarks/results
 	@$(BIN)/python -m benchmarks.throughput
+	@$(BIN)/python -m benchmarks.inbound
 
 bench-claims: $(READY) ## Measure a claim behind 1,000 and behind 1,000,000 waiting deliveries
 	@$(BIN)/python -m benchmarks.claims

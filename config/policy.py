@@ -22,6 +22,7 @@ from config.spec import Spec
 from config.spec_operations import ErrorRule, FieldRule, LookUp, Operation, StatusRule, Timeouts, Wait
 from config.spec_sections import Breaker, Cache, Fallback, Limits, RetryBudget, Window
 from config.spec_values import ERROR_CODES, Environment, Severity, Verdict
+from config.spec_webhook import Shape, Signature, Webhook
 
 __all__ = [
     "ERROR_CODES",
@@ -35,12 +36,15 @@ __all__ = [
     "Problem",
     "RetryBudget",
     "Severity",
+    "Shape",
+    "Signature",
     "Spec",
     "SpecError",
     "StatusRule",
     "Timeouts",
     "Verdict",
     "Wait",
+    "Webhook",
     "Window",
     "load_specs",
     "read_spec",
@@ -204,5 +208,8 @@ def _field_names() -> list[str]:
         Breaker,
         Fallback,
         Cache,
+        Webhook,
+        Signature,
+        Shape,
     )
     return sorted({written_name(name, field) for model in models for name, field in model.model_fields.items()})

@@ -5,6 +5,7 @@ the environment and `.env`, and either returns a complete picture or says in one
 Values of variables never appear in a message.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -266,6 +268,15 @@ class Settings(BaseSettings):
         }
         return {name: value for name, value in found.items() if value is not None}
 
+    def secrets(self, variable: str) -> tuple[str, ...]:
+        """Return what a variable that a form names holds, newest first; a comma stands between several.
+
+        A variable that has no field here is looked for in the environment, then in `.env`: a new form brings its own.
+        """
+        known = getattr(self, variable.lower(), None)
+        value = known.get_secret_value() if isinstance(known, SecretStr) else _own_variable(variable)
+        return tuple(each.strip() for each in value.split(",") if each.strip())
+
     def configured_services(self) -> Mapping[str, tuple[str, ...]]:
         """Return, for each service, the names of the variables it still lacks; none means it can be used.
 
@@ -349,6 +360,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over `.env`, and both over what `entrega up` announced in this folder."""
         return init_settings, env_settings, dotenv_settings, _Announced(settings_cls)
+
+
+def _own_variable(name: str) -> str:
+    return os.environ.get(name) or dotenv_values(".env").get(name) or ""
 
 
 class _Announced(PydanticBaseSettingsSource):

@@ -31,6 +31,7 @@ from config.spec_sections import (
     Security,
 )
 from config.spec_values import ERROR_CODES, Day, Environment, Name, Section, Text, Variable, Verdict, fill, listed
+from config.spec_webhook import Webhook
 
 # A Celery rate_limit evens calls out and was measured to grant a fraction of what it says, so it must lie far above
 # the provider's own limit. Source: Celery 5.7 measured on Redis, 80/s granted 2.2/s to 3.7/s, 2026-11-22.
@@ -85,6 +86,7 @@ class Spec(Section):
     worker_ceiling: Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8}/[smh]$")]
     operations: Operations
     probe: Probe
+    webhook: Webhook | None = None
     errors: Errors
     breaker: Breaker
     retry_budget: RetryBudget
@@ -120,6 +122,13 @@ class Spec(Section):
         calls, span = value.split("/")
         if int(calls) / _SPAN_S[span] < fastest * _CEILING_ROOM:
             raise ValueError(f"must be at least {_CEILING_ROOM} times the limit of {fastest:g}/s, or it binds first")
+        return value
+
+    @field_validator("webhook")
+    @classmethod
+    def _webhook_can_be_read(cls, value: Webhook | None, info: ValidationInfo) -> Webhook | None:
+        if value is not None and value.shape is None and info.data.get("adapter") != "whatsapp_cloud":
+            raise ValueError("shape: missing; this adapter does not know what stands in the provider's webhooks")
         return value
 
     @field_validator("errors")

@@ -88,6 +88,7 @@ class Options(_Body):
         order_key: Commands of one producer and account with the same key are delivered one after the other.
         callback_url: Where the producer is told what becomes of the delivery; the intake checks it.
         fallback: Another command, `{"kind": ..., ...its body}`, for when this one dies; the intake checks it.
+        cancel_on_reply: Not sent any more once the person writes to the same account, e.g. a reminder.
         dry_run: Only tell what would happen. Nothing is kept of it.
     """
 
@@ -100,6 +101,7 @@ class Options(_Body):
     order_key: Annotated[Line, Field(max_length=128)] | None = None
     callback_url: str | None = None
     fallback: dict[str, JsonValue] | None = None
+    cancel_on_reply: bool = False
     metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
     dry_run: Annotated[StrictBool, Field(exclude=True)] = False
 
@@ -127,6 +129,11 @@ class Command(_Body):
     def recipients(self) -> tuple[str, ...]:
         """Everybody whom this reaches, as normalised texts."""
         return (self.recipient,)
+
+    @property
+    def is_marketing(self) -> bool:
+        """True when it must not reach a person who asked for no marketing."""
+        return False
 
     def content(self) -> dict[str, JsonValue]:
         """Return the body without its options, as plain JSON."""
@@ -164,11 +171,16 @@ class CreateLead(Command):
 
 
 class Template(_Body):
-    """An approved WhatsApp template and what fills it; a mapping fills named variables, a list positional ones."""
+    """An approved WhatsApp template and what fills it; a mapping fills named variables, a list positional ones.
+
+    Attributes:
+        category: As Meta approved it; a marketing template is not sent to a person who asked for no marketing.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,512}$")]
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(_[A-Z]{2})?$")] = "pt_BR"
     variables: list[Annotated[Line, Field(max_length=1024)]] | dict[Word, Annotated[Line, Field(max_length=1024)]] = []
+    category: Literal["marketing", "utility", "authentication"] = "marketing"
 
 
 class Media(_Body):
@@ -211,6 +223,13 @@ class SendWhatsApp(Command):
     def recipient(self) -> str:
         """The number in E.164 or the business-scoped user id."""
         return self.to
+
+    @property
+    def is_marketing(self) -> bool:
+        """True for a template, unless it is said to be of another category; `message` may hold a template as well."""
+        if self.message is not None:
+            return self.message.get("type") == "template"
+        return self.template is not None and self.template.category == "marketing"
 
 
 class Attachment(_Body):
@@ -273,6 +292,11 @@ class SendEmail(Command):
     def recipients(self) -> tuple[str, ...]:
         """Every address, lower-cased."""
         return tuple(each.lower() for each in (*self.to, *self.cc, *self.bcc))
+
+    @property
+    def is_marketing(self) -> bool:
+        """True for a mail that one can unsubscribe from."""
+        return self.unsubscribe_url is not None
 
 
 KINDS: Mapping[str, type[Command]] = {each.kind: each for each in (CreateLead, SendWhatsApp, SendEmail)}

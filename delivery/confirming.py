@@ -28,8 +28,7 @@ class Confirmer:
     pause: timedelta = timedelta(seconds=10)
 
     def confirm(self, *, most: int = 100) -> list[Conclusion]:
-        """Work on provider events and uncertain deliveries once; return the conclusions that were written."""
-        self.doubts.absorb(most=most * 10)
+        """Work on uncertain deliveries once; return the conclusions that were written."""
         taken = self.doubts.take(pause=self.pause, window=self._windows(), most=most)
         conclusions = [self._weigh(each) for each in taken]
         written = self.doubts.conclude(conclusions)

@@ -265,11 +265,7 @@ class Conclusion:
 
 
 class Doubts(Protocol):
-    """The uncertain deliveries and what providers told later."""
-
-    def absorb(self, *, most: int) -> int:
-        """Let provider events that came in settle their deliveries; return how many were worked on."""
-        ...
+    """The uncertain deliveries."""
 
     def take(self, *, pause: timedelta, window: Mapping[str, timedelta], most: int) -> list[Doubt]:
         """Take uncertain deliveries for a look-up, longest uncertain first.

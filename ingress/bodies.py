@@ -39,13 +39,17 @@ class BodyReader:
     _held: int = 0
 
     @asynccontextmanager
-    async def reading(self, request: Request, *, types: tuple[str, ...], max_bytes: int) -> AsyncIterator[bytes]:
-        """Give the whole body, and count it as held until the block ends.
+    async def reading(self, request: Request, *, types: tuple[str, ...] | None, max_bytes: int) -> AsyncIterator[bytes]:
+        """Give the whole body as it came, and count it as held until the block ends.
+
+        Args:
+            types: Media types that are taken; None takes any, where something else proves the bytes.
 
         Raises:
             Problem: The type is not one of `types`, or the body is too large, too slow, or one too many.
         """
-        _check_type(request, types)
+        if types is not None:
+            _check_type(request, types)
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > max_bytes:
             raise Problem("too_large", most=max_bytes)

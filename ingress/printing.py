@@ -73,6 +73,8 @@ def _facts(found: Delivery) -> Iterable[tuple[str, Text | str]]:
     yield "delivery", str(found.id)
     yield "what", f"{found.kind} for {found.recipient} through {found.account}, asked by {found.producer}"
     yield "state", _coloured(found.state)
+    if found.progress:
+        yield "progress", found.progress
     if found.reason:
         yield "reason", Text(f"{found.code}: {found.reason}")
     if found.receipt:

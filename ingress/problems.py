@@ -45,6 +45,12 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "chave de API desconhecida, revogada ou vencida; peça outra ao operador",
         "the API key is unknown, revoked or expired; ask the operator for another",
     ),
+    "unsigned": (
+        401,
+        "a assinatura falta, está repetida ou não confere com o corpo",
+        "the signature is missing, stands twice or does not prove this body",
+    ),
+    "unwelcome": (403, "recusado", "refused"),
     "missing_scope": (
         403,
         "esta chave de API não tem a permissão {scope}; peça uma que tenha ao operador",
@@ -138,6 +144,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         503,
         "o registro está fora do ar e nada foi prometido; tente de novo",
         "the ledger is away and nothing was promised; try again",
+    ),
+    "secret_unset": (
+        503,
+        "o segredo deste webhook não está configurado e nada foi gravado; repita mais tarde",
+        "the secret of this webhook is not set and nothing was stored; repeat later",
     ),
     "busy": (503, "pedidos demais ao mesmo tempo; tente de novo", "too many requests at once; try again"),
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Protocol
 
 from config.running import announce, child_environment, retract
@@ -22,6 +23,7 @@ from ledger.operating import Desk
 from ledger.schema import migrate
 from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder
+from sandbox.graph_webhooks import Telling
 from sandbox.postgres import PostgresServer
 from sandbox.standins import Addresses, launch, sandbox_environment
 from sandbox.valkey import ValkeyServer
@@ -33,6 +35,7 @@ _READY_WITHIN = timedelta(seconds=120)
 _LEDGER_WITHIN = timedelta(seconds=60)
 _LEDGER_PAUSE = timedelta(seconds=2)
 _RESTART_PAUSE = timedelta(seconds=1)
+_WEBHOOK = "/webhooks/whatsapp/default"
 
 
 class Part(Protocol):
@@ -169,9 +172,10 @@ class System:
         else:
             self.variables["REDIS_URL"] = settings.redis_url.get_secret_value()
         if self.plan.sandbox:
-            child, self.standins = launch(self.data)
+            secret = token_hex(16)
+            child, self.standins = launch(self.data, Telling(url=self.url + _WEBHOOK, app_secret=secret))
             self.parts["standins"] = child
-            self.variables |= sandbox_environment(self.standins_or_fail)
+            self.variables |= sandbox_environment(self.standins_or_fail) | {"WHATSAPP_APP_SECRET": secret}
             self.say(f"stand-ins answer: CRM {self.standins.crm_url}, Graph API {self.standins.graph_url}")
 
     @property

@@ -29,6 +29,7 @@ from ingress.rest_approvals import approvals_router
 from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
 from ingress.slow_clients import PatientProtocol
+from ingress.webhooks import create_webhooks
 from ledger.alerts import Alerts
 from ledger.schema import check_schema
 from worker import app as entrega
@@ -61,6 +62,7 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     web.include_router(approvals_router(door))
     web.include_router(rest_router(door))
     web.include_router(mcp_router(door))
+    web.include_router(create_webhooks(app, door.bodies))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))
     return web
 

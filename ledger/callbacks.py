@@ -98,7 +98,7 @@ class Callbacks:
                 connection, [self._of_delivery(row, timelines.get(row.id, ())) for row in open_ones]
             )
             _note_untold(connection, [row for row in rows if row.disabled_reason is not None])
-        return [Hint(each.id, Callback.kind) for each in opened if each.fresh]
+        return [Hint(each.id, Callback.kind, alone=True) for each in opened if each.fresh]
 
     def try_out(self, endpoint: UUID) -> Hint | None:
         """Open a callback `endpoint.test`; None when there is no such endpoint, or it is disabled."""
@@ -130,7 +130,7 @@ class Callbacks:
         )
         new = self._new(new_id(), command, producer=producer, account=account_of(url), key=f"event:{event.key}")
         opened = self.ledger.open_within(connection, [new])[0]
-        return Hint(opened.id, Callback.kind) if opened.fresh else None
+        return Hint(opened.id, Callback.kind, alone=event.order is not None) if opened.fresh else None
 
     def _of_delivery(self, row: Row[Any], timeline: Sequence[Attempt]) -> NewDelivery:
         then = replace(

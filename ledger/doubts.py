@@ -1,4 +1,4 @@
-"""Uncertain deliveries: what providers told later, what a look-up found, what is decided where nothing is proved.
+"""Uncertain deliveries: what a look-up found, what is decided where nothing is proved; events: `ledger.inbound`.
 
 Everything here is compare-and-set on state and fence, so that a receipt that comes meanwhile always wins.
 """
@@ -11,56 +11,9 @@ from uuid import UUID
 from sqlalchemy import text
 
 from delivery.ports import Conclusion, Doubt
-from ledger.canceling import call_back
 from ledger.database import transaction
 from ledger.order import POISON
 from ledger.store import PostgresLedger
-
-# An event may come before the answer of the send, after the lease, or after a resend was planned: whatever state the
-# delivery is in, the proof settles it. Progress only moves forward; `failed` and `bounced` stand beside.
-#
-# A failure is told of one send. While another is under way it waits for that one's end; and once a second send has a
-# receipt of its own, a failure under another receipt is the first one's and says nothing any more.
-_ABSORB = text("""
-    WITH picked AS (
-      SELECT e.id, e.delivery_id, e.status, e.receipt, e.code,
-             coalesce(d.resent = 1 AND e.receipt <> d.receipt AND e.status IN ('failed', 'bounced'), false) AS outdated
-      FROM inbound_events e LEFT JOIN deliveries d ON d.id = e.delivery_id
-      WHERE e.worked_at IS NULL
-        AND NOT (coalesce(d.state, '') = 'attempting' AND coalesce(e.status, '') IN ('failed', 'bounced'))
-      ORDER BY e.id LIMIT :most FOR UPDATE OF e SKIP LOCKED
-    ), latest AS (
-      SELECT delivery_id, max(receipt) AS receipt,
-             max(array_position(ARRAY['sent', 'delivered', 'read'], status)) AS rank,
-             max(status) FILTER (WHERE status IN ('failed', 'bounced')) AS failure,
-             max(code) FILTER (WHERE status IN ('failed', 'bounced')) AS code
-      FROM picked WHERE delivery_id IS NOT NULL AND NOT outdated GROUP BY delivery_id
-    ), settled AS (
-      UPDATE deliveries d
-         SET state = CASE WHEN d.state = 'succeeded' THEN 'succeeded'
-                          WHEN l.rank IS NULL AND l.failure IS NOT NULL THEN 'dead' ELSE 'succeeded' END,
-             receipt = coalesce(d.receipt, l.receipt, 'confirmed by event'),
-             progress = coalesce(l.failure, (ARRAY['sent', 'delivered', 'read'])[greatest(
-                 l.rank, array_position(ARRAY['sent', 'delivered', 'read'], d.progress))]),
-             code = CASE WHEN l.failure IS NOT NULL THEN coalesce(l.code, l.failure) ELSE 'ok' END,
-             reason = CASE WHEN l.failure IS NOT NULL THEN 'the provider reported it as ' || l.failure END,
-             lease_until = NULL, settled_at = coalesce(d.settled_at, now())
-      FROM latest l WHERE d.id = l.delivery_id AND d.state NOT IN ('canceled', 'expired')
-        AND NOT (d.state = 'attempting' AND l.rank IS NULL AND l.failure IS NOT NULL)
-      RETURNING d.id, d.state, d.progress, d.fallback_id
-    ), closed AS (
-      UPDATE attempts a SET ended_at = now(), outcome = 'succeeded', code = 'confirmed'
-      FROM settled s WHERE a.delivery_id = s.id AND a.ended_at IS NULL
-    ), written AS (
-      INSERT INTO audit (actor, action, delivery_id, reason) SELECT 'provider', 'confirmed', id, progress FROM settled
-    ), worked AS (
-      UPDATE inbound_events e SET worked_at = now() FROM picked p WHERE e.id = p.id
-    )
-    SELECT count(*) AS n,
-           (SELECT array_agg(fallback_id) FROM settled
-            WHERE state = 'succeeded' AND progress NOT IN ('failed', 'bounced') AND fallback_id IS NOT NULL) AS unneeded
-    FROM picked
-""")
 
 # Silence counts only where events were heard in each third of the window: one event at its start proves little.
 _TAKE = text("""
@@ -125,13 +78,6 @@ class PostgresDoubts:
     """The uncertain deliveries of a Postgres ledger."""
 
     ledger: PostgresLedger
-
-    def absorb(self, *, most: int) -> int:
-        """See `delivery.ports.Doubts.absorb`."""
-        with transaction(self.ledger.engine) as connection:
-            absorbed = connection.execute(_ABSORB, {"most": most}).one()
-            call_back(connection, absorbed.unneeded or [])
-            return int(absorbed.n)
 
     def take(self, *, pause: timedelta, window: Mapping[str, timedelta], most: int) -> list[Doubt]:
         """See `delivery.ports.Doubts.take`."""

@@ -57,6 +57,8 @@ class NewRow:
     endpoints: UUID | None
     data_keys: bytes
     data_keys_are_new: bool
+    marketing: int
+    cancel_on_reply: int
     contents: int
     held_codes: str | None
     held_reasons: str | None
@@ -119,6 +121,8 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         endpoints=entry.endpoint,
         data_keys=data_key.wrapped,
         data_keys_are_new=data_key.is_new,
+        marketing=int(new.command.is_marketing),
+        cancel_on_reply=int(options.cancel_on_reply),
         contents=entry.content,
         held_codes=new.held_code,
         held_reasons=HELD_BECAUSE[new.held_code] if new.held_code else None,

@@ -77,6 +77,8 @@ _REPLAY = text(f"""
              stuck_since = CASE WHEN p.may_exist THEN now() END,
              looked_at = CASE WHEN p.due > now() THEN p.due END,
              hold_uncertain = 0, resent = 0, parks = 0,
+             -- what was told of an earlier message says nothing of the one that follows
+             progress = CASE WHEN p.may_exist THEN d.progress END, receipt = CASE WHEN p.may_exist THEN d.receipt END,
              tries = (SELECT coalesce(jsonb_object_agg(word, 0), '{{}}')
                         FROM unnest(CAST(:doubtful AS text[])) AS word WHERE d.tries ? word OR d.code = word),
              next_at = p.due, hinted_at = CASE WHEN p.due > now() THEN NULL ELSE now() END, settled_at = NULL,

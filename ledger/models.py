@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -82,6 +83,10 @@ deliveries = Table(
     Column("fallback_id", UUID(as_uuid=True), comment="the delivery that was started in place of this one"),
     Column("fallback_of", UUID(as_uuid=True), comment="the delivery that this one was started for"),
     Column("endpoint_id", UUID(as_uuid=True), comment="where the producer is told what becomes of it"),
+    Column("marketing", SmallInteger, nullable=False, server_default="0", comment="1 asks for the person's consent"),
+    Column(
+        "cancel_on_reply", SmallInteger, nullable=False, server_default="0", comment="1 ends when the person writes"
+    ),
     Column("person", LargeBinary, nullable=False, comment="keyed hash of the recipient"),
     Column("recipient", Text, nullable=False, comment="masked, for people to read"),
     Column("content", BigInteger, comment="keyed hash of what is asked for, for the loop guard"),
@@ -215,6 +220,8 @@ accounts = Table(
     Column("health", Text, comment="ok or the error code of the last probe"),
     Column("health_note", Text),
     Column("probed_at", _Instant),
+    Column("told", Text, comment="what the provider last told of this account by itself"),
+    Column("told_at", _Instant),
 )
 
 credentials = Table(
@@ -258,11 +265,20 @@ inbound_events = Table(
     Column("id", BigInteger, primary_key=True, autoincrement=True),
     Column("account", Text, nullable=False),
     Column("key", Text, nullable=False, comment="the provider's event, so that a repeat is stored once"),
-    Column("at", _Instant, nullable=False, server_default=_now),
+    Column("kind", Text, nullable=False, server_default="status", comment="see `delivery.inbound.Kind`"),
+    Column("at", _Instant, nullable=False, server_default=_now, comment="when it was stored"),
+    Column("occurred_at", _Instant, comment="when it happened, by the provider's clock"),
     Column("delivery_id", UUID(as_uuid=True), comment="ours, as the provider echoed it"),
     Column("status", Text, comment="sent, delivered, read, failed or bounced"),
     Column("receipt", Text, comment="the provider's own id"),
     Column("code", Text, comment="why it failed"),
+    Column("provider_code", Text),
+    Column("person", LargeBinary, comment="keyed hash of who it is about"),
+    Column("alias", LargeBinary, comment="keyed hash of the same person's other name"),
+    Column("window_until", _Instant),
+    Column("consent", Text, comment="stop or resume"),
+    Column("body", LargeBinary, comment="what was said, sealed with the person's data key"),
+    Column("facts", JSONB, comment="what was said where it concerns nobody"),
     Column("worked_at", _Instant),
     UniqueConstraint("account", "key", name="uq_inbound_events"),
 )
@@ -320,6 +336,41 @@ callback_events = Table(
     Column("settled_at", _Instant),
 )
 Index("ix_callback_events_delivery_id", callback_events.c.delivery_id, callback_events.c.id)
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("alias", LargeBinary, primary_key=True, comment="keyed hash of a name that a provider gave a person"),
+    Column("person", LargeBinary, nullable=False, comment="keyed hash of the name that our commands use"),
+)
+Index("ix_aliases_person", aliases.c.person)
+
+windows = Table(
+    "windows",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("person", LargeBinary, primary_key=True),
+    Column("until", _Instant, nullable=False, comment="until then free text may be sent"),
+)
+
+opt_outs = Table(
+    "opt_outs",
+    metadata,
+    Column("person", LargeBinary, primary_key=True),
+    Column("stopped", Boolean, nullable=False, comment="false once the person allowed marketing again"),
+    Column("at", _Instant, nullable=False, comment="when the person said so"),
+)
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("language", Text, primary_key=True),
+    Column("status", Text),
+    Column("category", Text),
+    Column("quality", Text),
+    Column("at", _Instant, nullable=False, comment="newest news"),
+)
 
 replays = Table(
     "replays",

@@ -87,7 +87,7 @@ _VIEW = TypeAdapter(Delivery)
 
 @dataclass(frozen=True)
 class Account:
-    """An account's standing: why it is held, and what the last probe found.
+    """An account's standing: why it is held, what the last probe found, and what the provider told by itself.
 
     Attributes:
         held_code: The error code when the system held it; None when a person did.
@@ -100,6 +100,8 @@ class Account:
     health: str | None
     health_note: str | None
     probed_at: datetime | None
+    told: str | None = None
+    told_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,17 @@ class Archive:
         with transaction(self.engine) as connection:
             rows = connection.execute(query)
             return [
-                Account(r.name, r.held_reason, r.held_code, r.held_at, r.health, r.health_note, r.probed_at)
+                Account(
+                    r.name,
+                    r.held_reason,
+                    r.held_code,
+                    r.held_at,
+                    r.health,
+                    r.health_note,
+                    r.probed_at,
+                    r.told,
+                    r.told_at,
+                )
                 for r in rows
             ]
 

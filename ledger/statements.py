@@ -5,7 +5,8 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 
 from sqlalchemy import text
 
-from ledger.order import RUNNING, SUSPECT, UNBLOCKED
+from ledger.contacts import OPTED_OUT
+from ledger.order import CANCELABLE, RUNNING, SUSPECT, UNBLOCKED
 from ledger.order_hints import BY_PRIORITY, LANE
 
 FIND_KEYS = text("""
@@ -33,13 +34,14 @@ OPEN = text("""
         CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
         CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
         CAST(:fallbacks AS smallint[]), CAST(:endpoints AS uuid[]), CAST(:data_keys AS bytea[]),
-        CAST(:data_keys_are_new AS bool[]), CAST(:contents AS bigint[]), CAST(:held_codes AS text[]),
-        CAST(:held_reasons AS text[]), CAST(:same_most AS int[]), CAST(:same_since AS uuid[]),
-        CAST(:same_earlier AS int[]), CAST(:may_be_refused AS bool[])
+        CAST(:data_keys_are_new AS bool[]), CAST(:marketing AS smallint[]), CAST(:cancel_on_reply AS smallint[]),
+        CAST(:contents AS bigint[]), CAST(:held_codes AS text[]), CAST(:held_reasons AS text[]),
+        CAST(:same_most AS int[]), CAST(:same_since AS uuid[]), CAST(:same_earlier AS int[]),
+        CAST(:may_be_refused AS bool[])
       ) WITH ORDINALITY AS new (
         id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-        order_key, fallback, endpoint_id, data_key, data_key_is_new, content, held_code, held_reason,
-        same_most, same_since, same_earlier, may_be_refused, place)
+        order_key, fallback, endpoint_id, data_key, data_key_is_new, marketing, cancel_on_reply, content, held_code,
+        held_reason, same_most, same_since, same_earlier, may_be_refused, place)
     ), wanted AS (
       SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
                            CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
@@ -77,15 +79,15 @@ OPEN = text("""
       WHERE id NOT IN (SELECT id FROM wanted WHERE (producer, key) NOT IN (SELECT producer, key FROM kept))
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
-                              lifetime, hold_uncertain, person, recipient, order_key, fallback, endpoint_id, content,
-                              code, reason)
+                              lifetime, hold_uncertain, person, recipient, order_key, fallback, endpoint_id,
+                              marketing, cancel_on_reply, content, code, reason)
       SELECT id, kind, account, producer, priority,
              CASE WHEN held_code IS NOT NULL OR looped THEN 'held' WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
              CASE WHEN held_code IS NOT NULL OR looped OR send_at > now() THEN NULL ELSE now() END,
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
              coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
-             hold, person, recipient, order_key, fallback, endpoint_id, content,
+             hold, person, recipient, order_key, fallback, endpoint_id, marketing, cancel_on_reply, content,
              CASE WHEN looped THEN :loop_code ELSE held_code END,
              CASE WHEN looped THEN :loop_reason ELSE held_reason END
       FROM won ORDER BY place
@@ -99,12 +101,13 @@ OPEN = text("""
     FROM new LEFT JOIN opened ON opened.id = new.id LEFT JOIN sealed ON sealed.id = new.id
 """)
 
+# Whoever asked for no marketing gets none, however long ago it was accepted: that ends here, and starts no fallback.
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
 # suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by
 # the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
 _CLAIM = f"""
     picked AS (
-      SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect
+      SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect, {OPTED_OUT} AS opted_out
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
         AND d.next_at <= now() AND d.expires_at > now() AND {RUNNING}
@@ -115,13 +118,22 @@ _CLAIM = f"""
     ), alone AS (
       INSERT INTO quarantine AS q (name, delivery_id, until)
       SELECT 'poison', p.id, now() + lease.seconds * interval '1 second'
-      FROM picked p JOIN lease ON lease.kind = p.kind WHERE p.suspect AND p.held_reason IS NULL ORDER BY p.id LIMIT 1
+      FROM picked p JOIN lease ON lease.kind = p.kind
+      WHERE p.suspect AND p.held_reason IS NULL AND NOT p.opted_out ORDER BY p.id LIMIT 1
       ON CONFLICT (name) DO UPDATE SET delivery_id = excluded.delivery_id, until = excluded.until
        WHERE q.until <= now()
       RETURNING q.delivery_id
+    ), unwanted AS (
+      UPDATE deliveries d
+         SET state = CASE WHEN {CANCELABLE} THEN 'canceled' ELSE 'dead' END, code = 'opted_out',
+             reason = 'the person asked for no marketing', settled_at = now()
+      FROM picked p WHERE d.id = p.id AND p.opted_out
+      RETURNING d.id, d.state, d.reason
+    ), refused AS (
+      INSERT INTO audit (actor, action, delivery_id, reason) SELECT :worker, state, id, reason FROM unwanted
     ), shelved AS (
       UPDATE deliveries d SET state = 'held', code = 'account_held', reason = p.held_reason
-      FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL
+      FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL AND NOT p.opted_out
       RETURNING d.id, d.account, d.reason
     ), noted AS (
       INSERT INTO audit (actor, action, delivery_id, account, reason)
@@ -131,7 +143,7 @@ _CLAIM = f"""
          SET state = 'attempting', fence = d.fence + 1, attempts = d.attempts + 1,
              lease_until = now() + lease.seconds * interval '1 second'
       FROM picked p, lease
-      WHERE d.id = p.id AND p.held_reason IS NULL AND lease.kind = d.kind
+      WHERE d.id = p.id AND p.held_reason IS NULL AND NOT p.opted_out AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
                 d.resent, extract(epoch FROM d.expires_at - now())::float8 AS left_s
@@ -161,7 +173,7 @@ CLAIM_NEXT = text(f"""
 """)  # noqa: S608 - pieces of `ledger.order` and `ledger.order_hints`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
-# the proof wins, unless the provider told meanwhile that what it had accepted failed. An attempt that a closed gate
+# the proof wins, unless the provider told meanwhile that this very message failed. An attempt that a closed gate
 # stopped is undone as if it had never been begun.
 SETTLE = text("""
     WITH ended AS (
@@ -192,7 +204,8 @@ SETTLE = text("""
       FROM ended e
       WHERE d.id = e.id AND d.fence = e.fence
         AND (d.state = 'attempting' OR (e.state = 'succeeded' AND d.state IN ('uncertain', 'waiting', 'ready', 'dead')
-                                        AND coalesce(d.progress, '') NOT IN ('failed', 'bounced')))
+                                        AND (coalesce(d.progress, '') NOT IN ('failed', 'bounced')
+                                             OR d.receipt <> e.receipt)))
       RETURNING d.id, d.account, e.fence, e.state, e.burned, e.code, e.reason, d.fallback_id
     ), left_quarantine AS (
       UPDATE quarantine q SET until = '-infinity' FROM changed c WHERE q.delivery_id = c.id

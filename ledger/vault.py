@@ -1,6 +1,6 @@
 """Keys kept in the ledger, wrapped: the index key of the installation and one data key for each person."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -11,6 +11,10 @@ from ledger.sealing import MasterKeys, keyed_hash, new_data_key
 
 _FIND = text("SELECT wrapped FROM vault WHERE name = 'index'")
 _KEEP = text("INSERT INTO vault (name, wrapped) VALUES ('index', :wrapped) ON CONFLICT DO NOTHING")
+_KEEP_PEOPLE = text("""
+    INSERT INTO people (person, data_key)
+    SELECT * FROM unnest(CAST(:people AS bytea[]), CAST(:keys AS bytea[])) ORDER BY 1 ON CONFLICT DO NOTHING
+""")
 _FIND_PEOPLE = text("SELECT person, data_key FROM people WHERE person = ANY(CAST(:people AS bytea[]))")
 # Data keys of people that this process met lately; each is 32 bytes.
 _REMEMBERED = 4096
@@ -59,12 +63,24 @@ class Vault:
         """
         return {each: self._known.get(each) or self._new(each) for each in set(people)}
 
+    def own_keys(self, connection: Connection, people: Iterable[bytes]) -> Mapping[bytes, bytes]:
+        """Return the data key of each person as it stands in the ledger; missing ones are made in this transaction."""
+        wanted = sorted(set(people))
+        found = self._stored(connection, wanted)
+        missing = [each for each in wanted if each not in found]
+        if missing:
+            wrapped = [self._new(each).wrapped for each in missing]
+            connection.execute(_KEEP_PEOPLE, {"people": missing, "keys": wrapped})
+            # Another transaction may have been first: what stands in the table is the key.
+            found |= self._stored(connection, missing)
+        return {person: self.open_data_key(person, each) for person, each in found.items()}
+
     def learn(self, connection: Connection, people: Iterable[bytes]) -> None:
         """Read the people's own data keys, or forget those that were erased."""
         wanted = list(set(people))
         if not wanted:
             return
-        found = {bytes(row.person): bytes(row.data_key) for row in connection.execute(_FIND_PEOPLE, {"people": wanted})}
+        found = self._stored(connection, wanted)
         for person in wanted:
             self._known.pop(person, None)
             if person in found:
@@ -75,6 +91,10 @@ class Vault:
         while len(self._known) >= _REMEMBERED:
             self._known.pop(next(iter(self._known)), None)
         self._known[person] = replace(known, is_new=False)
+
+    def _stored(self, connection: Connection, people: Sequence[bytes]) -> dict[bytes, bytes]:
+        rows = connection.execute(_FIND_PEOPLE, {"people": people})
+        return {bytes(row.person): bytes(row.data_key) for row in rows}
 
     def _new(self, person: bytes) -> DataKey:
         key = new_data_key()

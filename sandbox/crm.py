@@ -92,6 +92,10 @@ class CrmApi:
                 self._used_up.clear()
                 self._refresh_token = str(settings["refresh_token"])
 
+    def hear(self, _value: object) -> None:
+        """Refuse: nobody writes to a CRM."""
+        raise ValueError("nobody writes to a CRM")
+
     def labels(self, call: Call) -> Collection[str]:
         """Return the operation, and the delivery id of a lead."""
         return (_operation(call), _external_id(call) or "", str(call.headers.get("Idempotency-Key", "")))

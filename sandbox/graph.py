@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sandbox.faults import Fault
+from sandbox.graph_webhooks import Teller, Telling, message_change, preference_change
 from sandbox.http_standin import Answer, Call
 
 _PATH = re.compile(r"/v(\d+)\.0/([^/]+)(/messages)?")
@@ -59,24 +60,59 @@ class GraphCredentials:
 
 
 class GraphApi:
-    """The Graph API's meaning; state in memory, one lock. No settings of its own."""
+    """The Graph API's meaning; state in memory, one lock.
 
-    settings: Collection[str] = ()
+    Settings: `webhooks`, see `sandbox.graph_webhooks.Telling`; what is left out stays as it was.
+    """
 
-    def __init__(self, credentials: GraphCredentials | None = None) -> None:
+    settings: Collection[str] = ("webhooks",)
+
+    def __init__(self, credentials: GraphCredentials | None = None, telling: Telling | None = None) -> None:
         self._credentials = credentials or GraphCredentials()
         self._lock = threading.Lock()
+        self._usual = telling or Telling()
+        self._teller = Teller(self._usual)
         self.reset()
 
     def reset(self) -> None:
-        """Forget every message."""
+        """Forget every message, and what was to be told of it."""
+        self._teller.forget()
+        self._teller.telling = self._usual
         with self._lock:
             self._sent: list[dict[str, object]] = []
             self._requests: Counter[str | None] = Counter()
             self._expired = False
 
     def configure(self, settings: Mapping[str, object]) -> None:
-        """Accept nothing: there are no settings."""
+        """Change how webhooks are told; raises ValueError for a wrong value."""
+        webhooks = settings.get("webhooks", {})
+        if not isinstance(webhooks, dict):
+            raise ValueError("webhooks are a JSON object")  # noqa: TRY004 - a wrong setting, whatever is wrong with it
+        self._teller.telling = Telling.model_validate(self._teller.telling.model_dump() | webhooks)
+
+    def fall_silent(self) -> None:
+        """Tell no more of what was sent so far."""
+        self._teller.forget()
+
+    def hear(self, value: object) -> None:
+        """Let a person write, or say what they want of marketing, and tell it.
+
+        Shape: {"from": "5511999990001", "text": "Oi"}, {"from": ..., "message": {"type": "button", "button": {...}}}
+            or {"from": ..., "marketing": "stop"}
+
+        Raises:
+            ValueError: It is none of these.
+        """
+        if not isinstance(value, dict) or not str(value.get("from", "")).isdigit():
+            raise ValueError('wanted {"from": digits} and one of text, message, marketing')
+        phone, me = str(value["from"]), self._credentials.phone_number_id
+        if "marketing" in value:
+            self._teller.tell(preference_change(me, phone, str(value["marketing"])))
+            return
+        message = value.get("message") or {"type": "text", "text": {"body": str(value.get("text", ""))}}
+        if not isinstance(message, dict):
+            raise ValueError("message is a JSON object")  # noqa: TRY004 - as above
+        self._teller.tell(message_change(me, phone, message))
 
     def labels(self, call: Call) -> Collection[str]:
         """Return the operation, and the delivery id in `biz_opaque_callback_data`."""
@@ -153,6 +189,7 @@ class GraphApi:
         with self._lock:
             now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
             self._sent.append({"key": key, "wamid": wamid, "type": message.get("type", "text"), "at": now})
+        self._teller.tell_sent({**message, "phone_number_id": self._credentials.phone_number_id}, wamid)
         return Answer(200, _accepted(message, wamid))
 
 

@@ -4,7 +4,7 @@ It owns sockets, faults, the rate limit, counters and the control routes under `
 business of an `Api` (`sandbox.crm`, `sandbox.graph`). It trusts nobody's clock and keeps everything in memory.
 
 Control routes: GET effects (?from=N leaves out the first N) | arrivals | counters | faults, POST faults (append) |
-settings | reset, DELETE faults.
+settings | hear | reset, DELETE faults.
 """
 
 import json
@@ -100,6 +100,9 @@ class Api(Protocol):
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Apply the API's own settings; raises ValueError for a wrong value."""
+
+    def hear(self, value: object) -> None:
+        """Let a person do something, e.g. answer a message; raises ValueError for what nobody can do here."""
 
     @property
     def settings(self) -> Collection[str]:
@@ -227,6 +230,8 @@ class HttpStandin:
                 self.clear_faults()
             case "POST settings":
                 self.configure(call.parsed)
+            case "POST hear":
+                self.api.hear(call.parsed)
             case "POST reset":
                 self.reset()
             case _:

@@ -120,6 +120,9 @@ class _NoApi:
     def effects(self) -> list[dict[str, object]]:
         return []
 
+    def hear(self, _value: object) -> None:
+        raise ValueError("nobody answers mail here")
+
     def reset(self) -> None:
         """Nothing is kept."""
 

@@ -27,6 +27,7 @@ from sandbox.crm import CrmApi, CrmCredentials
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder, write_private
 from sandbox.faults import Fault
 from sandbox.graph import GraphApi, GraphCredentials
+from sandbox.graph_webhooks import Telling
 from sandbox.http_standin import HttpStandin
 from sandbox.mail_standin import MailStandin
 from sandbox.smtp_faults import Fault as SmtpFault
@@ -80,10 +81,11 @@ class Ports:
 class Standins:
     """The three stand-ins in this process. `start` and `stop` may alternate; addresses stay, effects of mail do not."""
 
-    def __init__(self, ports: Ports | None = None) -> None:
+    def __init__(self, ports: Ports | None = None, telling: Telling | None = None) -> None:
         ports = ports or Ports()
         self.crm = HttpStandin(CrmApi(), ports.crm)
-        self.graph = HttpStandin(GraphApi(), ports.graph)
+        self._graph = GraphApi(telling=telling)
+        self.graph = HttpStandin(self._graph, ports.graph)
         self.mail = MailStandin(ports.smtp, ports.smtp_control)
 
     @property
@@ -113,9 +115,10 @@ class Standins:
         return self
 
     def stop(self) -> None:
-        """Stop the three."""
+        """Stop the three; what was not told yet stays untold."""
         for standin in (self.crm, self.graph, self.mail):
             standin.stop()
+        self._graph.fall_silent()
 
     def control(self, name: str) -> "StandinControl":
         """Return the control of "crm", "graph" or "smtp"."""
@@ -185,6 +188,14 @@ class StandinControl:
         """
         self._ask("POST", "settings", settings)
 
+    def hear(self, said: Mapping[str, object]) -> None:
+        """Let a person do something; see `sandbox.graph.GraphApi.hear`.
+
+        Raises:
+            SandboxError: Nobody can do that here.
+        """
+        self._ask("POST", "hear", said)
+
     def counters(self) -> dict[str, dict[str, int]]:
         """Return the number of requests per route and status."""
         found = self._ask("GET", "counters")["requests"]
@@ -241,10 +252,13 @@ def sandbox_environment(standins: Reachable) -> dict[str, str]:
     }
 
 
-def launch(data: Path) -> tuple[Child, Addresses]:
+def launch(data: Path, telling: Telling | None = None) -> tuple[Child, Addresses]:
     """Start the stand-ins as a child process that keeps its addresses in `data`, and wait until they answer.
 
     Call from the main thread (see `sandbox.children.Child`).
+
+    Args:
+        telling: Where the Graph API tells what becomes of its messages; nowhere when left out.
 
     Raises:
         SandboxError: They did not start within 15 s (with the log's tail).
@@ -253,7 +267,18 @@ def launch(data: Path) -> tuple[Child, Addresses]:
     make_folder(data)
     ports_file, log = data / "standins.addresses.json", data / "standins.log"
     ports_file.unlink(missing_ok=True)
-    arguments = (sys.executable, "-m", "sandbox.standins", "--ports-file", str(ports_file), "--data", str(data))
+    arguments: tuple[str, ...] = (
+        sys.executable,
+        "-m",
+        "sandbox.standins",
+        "--ports-file",
+        str(ports_file),
+        "--data",
+        str(data),
+    )
+    if telling is not None:
+        write_private(data / "webhooks.json", telling.model_dump_json())
+        arguments += ("--webhooks", str(data / "webhooks.json"))
     # From the folder that holds our package, so that `-m` finds it wherever the caller stands.
     child = Child(data, Command("standins", arguments, log=log, cwd=Path(__file__).parents[1]))
     child.start()
@@ -286,7 +311,8 @@ def main(arguments: list[str] | None = None) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with Standins(ports) as standins:
+    telling = Telling.model_validate_json(asked.webhooks.read_text()) if asked.webhooks else None
+    with Standins(ports, telling) as standins:
         write_private(asked.ports_file, json.dumps(asdict(standins.addresses)))
         ended.wait()
     return 0
@@ -298,6 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--crm-port", type=int, default=0)
     parser.add_argument("--graph-port", type=int, default=0)
     parser.add_argument("--smtp-port", type=int, default=0)
+    parser.add_argument("--webhooks", type=Path, help="a file with JSON that says where webhooks go, and their secret")
     parser.add_argument("--data", type=Path, help="keep the same ports between starts in this folder")
     return parser
 

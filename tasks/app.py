@@ -16,12 +16,16 @@ from config.policy import Spec, load_specs, tuned
 from config.settings import ConfigurationError, Settings, load_settings
 from config.timetable import TIMETABLE
 from delivery.callbacks import Callback
+from delivery.destinations import url_issue
 from delivery.intake import Intake
 from delivery.lane import Lanes
 from delivery.producers import LOOPING, Policies
+from delivery.wording import issue_text
 from ledger.callbacks import Callbacks
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
+from ledger.forwarding import CallbackForwarder
+from ledger.inbound import Inbound
 from ledger.producers import StoredPolicies
 from ledger.reading import Archive
 from ledger.sealing import MasterKeys
@@ -92,6 +96,25 @@ class Entrega(Celery):
     def doubts(self) -> PostgresDoubts:
         """The uncertain deliveries."""
         return PostgresDoubts(self.ledger)
+
+    @cached_property
+    def inbound(self) -> Inbound:
+        """What providers tell, and where it goes on to."""
+        url = self.forwards_to
+        return Inbound(self.ledger, CallbackForwarder(self.callbacks, url) if url else None)
+
+    @cached_property
+    def forwards_to(self) -> str | None:
+        """Where what people say is told; None keeps it here.
+
+        Raises:
+            ConfigurationError: No callback may go there.
+        """
+        url = self.settings.whatsapp_webhook_url
+        word = url_issue(url, sandbox=self.settings.entrega_env == "sandbox") if url is not None else None
+        if word is not None:
+            raise ConfigurationError({"WHATSAPP_WEBHOOK_URL": issue_text(word, "en")})
+        return url
 
     @cached_property
     def archive(self) -> Archive:

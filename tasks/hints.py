@@ -73,6 +73,18 @@ class CeleryHints:
         connection = self._app.connection_for_write(transport="tasks.transport:PatientTransport")
         return ProducerPool(connection.Pool(_CONNECTIONS), limit=_CONNECTIONS)
 
+    def wake(self, task: str, *, queue: str) -> bool:
+        """Ask a worker to carry out a task without arguments now, best effort; return whether the broker took it."""
+        if not self._is_alive():
+            return False
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
+                self._app.send_task(task, queue=queue, producer=producer)
+        except _BROKER_FAULTS as err:
+            self._lost(1, err)
+            return False
+        return True
+
     def backlog(self) -> int | None:
         """See `delivery.ports.Hints.backlog`."""
         if not self._is_alive():

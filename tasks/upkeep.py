@@ -109,9 +109,25 @@ def _take_up(app: "Entrega") -> int:
     return hinted
 
 
+@app.task(name="absorb", bind=True, shared=False, send_events=False)
+def absorb(self: Task) -> None:
+    """Work on what providers told, as soon as it is stored; `confirm` finds what no hint came for."""
+    absorb_all(self.app)
+
+
+def absorb_all(app: "Entrega") -> None:
+    """Work on inbound events until none waits."""
+    while True:
+        done = app.inbound.absorb(most=_BATCH)
+        app.hints.send(done.hints)
+        if done.worked < _BATCH:
+            return
+
+
 @app.task(name="confirm", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def confirm(self: UpkeepTask) -> None:
-    """Look uncertain deliveries up, and let provider events that came in settle theirs."""
+    """Look uncertain deliveries up, after what providers told has settled its own."""
+    absorb_all(self.app)
     engine = self.app.engine
     for each in Confirmer(self.app.doubts, engine.providers, engine.specs).confirm():
         delivery_id = str(each.doubt.claimed.order.delivery_id)

@@ -89,6 +89,7 @@ def begin(app: "Entrega") -> None:
         settings = app.settings
         app.require_broker()
         _ = app.specs  # Celery's own settings come from them, and it would answer a wrong form with a traceback
+        _ = app.forwards_to  # a wrong address ends the start, not a message on its way
     settings.entrega_data.mkdir(mode=0o700, parents=True, exist_ok=True)  # beat keeps its schedule there
     configure_logging(settings.entrega_log, "INFO", on_error=report_error)
     start_sentry(settings.sentry_dsn, environment=settings.entrega_env, release=_RELEASE)

@@ -7,6 +7,7 @@ from delivery.commands import CreateLead, SendEmail
 from delivery.ids import new_id
 from delivery.ports import NewDelivery
 from ledger.database import connect
+from ledger.inbound import Inbound
 from ledger.letters import Letters
 from ledger.operating import Desk
 from ledger.producer_models import metadata
@@ -37,6 +38,11 @@ def database(migrated):
 @pytest.fixture
 def ledger(database):
     return PostgresLedger(database, Vault(database, MasterKeys([bytes(32)])))
+
+
+@pytest.fixture
+def inbound(ledger):
+    return Inbound(ledger)
 
 
 @pytest.fixture

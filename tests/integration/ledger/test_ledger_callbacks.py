@@ -12,6 +12,7 @@ from ledger.callbacks import Callbacks, Event
 from ledger.canceling import cancel
 from ledger.doubts import PostgresDoubts
 from ledger.fallbacks import Fallbacks
+from ledger.inbound import Inbound
 from tests.integration.conftest import claim, lead, new
 
 URL = "https://loja.exemplo.com.br/retorno?token=inventado"
@@ -161,14 +162,13 @@ def test_what_an_operator_does_with_a_dead_letter_is_noted(ledger, letters, sql)
 
 def test_progress_is_noted_as_it_moves_forward_and_never_twice(ledger, sql):
     id_ = ended(ledger, SENT).order.delivery_id
-    doubts = PostgresDoubts(ledger)
     report(sql, id_, "delivered")
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
     report(sql, id_, "sent")
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
     report(sql, id_, "read")
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     assert noted(sql) == ["succeeded", "delivered", "read"]
 
@@ -177,7 +177,7 @@ def test_an_event_that_settles_and_moves_at_once_is_told_as_both(ledger, sql):
     id_ = ended(ledger, Uncertain("answer_lost", "no answer")).order.delivery_id
     report(sql, id_, "failed")
 
-    PostgresDoubts(ledger).absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     assert noted(sql) == ["dead", "failed"]
 
@@ -233,7 +233,7 @@ def test_events_of_one_delivery_go_out_one_after_the_other_in_their_order(ledger
     id_ = ended(ledger, SENT).order.delivery_id
     for status in ("delivered", "read"):
         report(sql, id_, status)
-        PostgresDoubts(ledger).absorb(most=10)
+        Inbound(ledger).absorb(most=10)
     ids = [each.id for each in callbacks.open_noted()]
 
     types = []
@@ -249,7 +249,7 @@ def test_events_of_one_delivery_go_out_one_after_the_other_in_their_order(ledger
 def test_nobody_opens_a_later_event_while_another_opens_the_first(ledger, callbacks, database, sql):
     id_ = ended(ledger, SENT).order.delivery_id
     report(sql, id_, "delivered")
-    PostgresDoubts(ledger).absorb(most=10)
+    Inbound(ledger).absorb(most=10)
     with database.connect() as other:
         other.execute(text("SELECT FROM callback_events ORDER BY id LIMIT 1 FOR UPDATE"))
         meanwhile = callbacks.open_noted()

@@ -6,6 +6,7 @@ from delivery.commands import SendWhatsApp
 from delivery.outcomes import Deferred, Receipt, Succeeded, Uncertain
 from delivery.ports import Conclusion, Settlement
 from ledger.doubts import PostgresDoubts
+from ledger.inbound import Inbound
 from tests.integration.conftest import claim, new
 
 WINDOW = {kind: timedelta(minutes=15) for kind in ("create_lead", "send_whatsapp", "send_email")}
@@ -109,7 +110,7 @@ def test_a_conclusion_never_overrides_a_receipt_that_came_meanwhile(ledger, doub
     id_ = uncertain(ledger)
     (taken,) = take(doubts)
     tell(sql, id_)
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     assert conclude(doubts, taken, "resend") == set()
     assert archive.find(id_).state == "succeeded"
@@ -119,7 +120,7 @@ def test_an_event_settles_an_uncertain_delivery(ledger, doubts, archive, sql):
     id_ = uncertain(ledger)
     tell(sql, id_, "delivered")
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     found = archive.find(id_)
     assert (found.state, found.progress, found.receipt) == ("succeeded", "delivered", "wamid.1")
@@ -131,7 +132,7 @@ def test_an_event_cancels_a_planned_resend(ledger, doubts, archive, sql):
     conclude(doubts, take(doubts)[0], "resend")
     tell(sql, id_)
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     assert archive.find(id_).state == "succeeded"
     assert claim(ledger, id_) == []
@@ -144,7 +145,7 @@ def test_an_event_cancels_a_planned_resend(ledger, doubts, archive, sql):
 def test_an_event_may_come_before_the_answer_of_the_send(ledger, doubts, archive, sql, late):
     claimed = attempting(ledger)
     tell(sql, claimed.order.delivery_id)
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     ledger.settle([Settlement(claimed, late)])
 
@@ -158,7 +159,7 @@ def test_progress_moves_forward_only(ledger, doubts, archive, sql):
     id_ = uncertain(ledger)
     for n, status in enumerate(("read", "sent", "delivered")):
         tell(sql, id_, status, key=f"e{n}")
-        doubts.absorb(most=10)
+        Inbound(ledger).absorb(most=10)
 
     assert archive.find(id_).progress == "read"
 
@@ -167,7 +168,7 @@ def test_a_failure_told_later_is_a_dead_letter(ledger, doubts, archive, sql):
     id_ = uncertain(ledger)
     tell(sql, id_, "failed", code="undeliverable")
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     found = archive.find(id_)
     assert (found.state, found.progress, found.code) == ("dead", "failed", "undeliverable")
@@ -183,26 +184,24 @@ def resent(ledger, doubts):
     return claim(ledger, id_)[0]
 
 
-@pytest.mark.parametrize(("answer", "state"), [(LATE, "succeeded"), (NO_ANSWER, "dead")])
-def test_a_failure_told_before_the_answer_waits_for_it_and_is_not_forgotten(
-    ledger, doubts, archive, sql, answer, state
-):
+@pytest.mark.parametrize("answer", [LATE, NO_ANSWER])
+def test_a_failure_told_before_the_answer_waits_for_it_and_is_not_forgotten(ledger, archive, sql, answer):
     claimed = attempting(ledger)
     tell(sql, claimed.order.delivery_id, "failed", code="undeliverable")
-    early = doubts.absorb(most=10)
+    early = Inbound(ledger).absorb(most=10).worked
     ledger.settle([Settlement(claimed, answer)])
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     found = archive.find(claimed.order.delivery_id)
-    assert (early, found.state, found.progress, found.code) == (0, state, "failed", "undeliverable")
+    assert (early, found.state, found.progress, found.code) == (0, "dead", "failed", "undeliverable")
 
 
 def test_an_answer_that_comes_after_the_failure_was_told_does_not_undo_it(ledger, doubts, archive, sql):
     claimed = attempting(ledger)
     ledger.settle([Settlement(claimed, NO_ANSWER)])
     tell(sql, claimed.order.delivery_id, "failed")
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     ledger.settle([Settlement(claimed, LATE)])
 
@@ -215,10 +214,10 @@ def test_an_answer_that_comes_after_the_failure_was_told_does_not_undo_it(ledger
 def test_the_failure_of_a_first_send_says_nothing_of_the_second_that_has_its_own_receipt(ledger, doubts, archive, sql):
     second = resent(ledger, doubts)
     tell(sql, second.order.delivery_id, "failed", receipt="wamid.1")
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
     ledger.settle([Settlement(second, Succeeded(Receipt("wamid.2")))])
 
-    worked_on = doubts.absorb(most=10)
+    worked_on = Inbound(ledger).absorb(most=10).worked
 
     found = archive.find(second.order.delivery_id)
     assert (worked_on, found.state, found.progress, found.receipt) == (1, "succeeded", "sent", "wamid.2")
@@ -228,7 +227,7 @@ def test_an_event_settles_a_second_send_that_is_under_way(ledger, doubts, archiv
     second = resent(ledger, doubts)
     tell(sql, second.order.delivery_id, "delivered")
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     assert archive.find(second.order.delivery_id).state == "succeeded"
     assert ledger.settle([Settlement(second, NO_ANSWER)]) == set()
@@ -259,7 +258,7 @@ def test_a_message_that_cost_a_worker_in_quarantine_too_is_not_sent_again(ledger
 def test_an_event_is_worked_on_once(ledger, doubts, sql):
     tell(sql, uncertain(ledger))
 
-    assert [doubts.absorb(most=10) for _ in range(2)] == [1, 0]
+    assert [Inbound(ledger).absorb(most=10).worked for _ in range(2)] == [1, 0]
 
 
 @pytest.mark.parametrize(("minutes_ago", "listening"), [((19, 13, 7), True), ((19, 13), False), ((19, 18, 17), False)])

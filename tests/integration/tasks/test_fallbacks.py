@@ -18,6 +18,7 @@ from delivery.ports import Conclusion, Settlement
 from ledger.canceling import cancel
 from ledger.doubts import PostgresDoubts
 from ledger.fallbacks import Fallbacks
+from ledger.inbound import Inbound
 from ledger.store import PostgresLedger
 from tasks import app, sweep
 from tests.integration.conftest import claim, new
@@ -114,7 +115,7 @@ def test_an_uncertain_delivery_waits_for_its_time_and_then_gives_way_for_good(le
 def test_a_message_that_the_provider_reports_as_failed_starts_its_fallback(ledger, archive, doubts, sql):
     first = ended(ledger, Succeeded(Receipt("wamid.1"))).order.delivery_id
     tell(sql, first, "failed")
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     sweep.run()
 
@@ -173,7 +174,7 @@ def test_a_receipt_that_comes_late_calls_the_fallback_back(ledger, archive, doub
     sweep.run()
     tell(sql, first)
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     second = fallback(archive, first)
     assert (archive.find(first).state, second.state) == ("succeeded", "canceled")
@@ -185,7 +186,7 @@ class Hesitant(PostgresLedger):
     """Waits in the middle of the start of a fallback until a receipt of the first waits for its row."""
 
     def open_within(self, connection, new):
-        receipt = POOL.submit(self.doubts.absorb, most=10)
+        receipt = POOL.submit(self.inbound.absorb, most=10)
         wanted = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%inbound%'")
         while not connection.scalar(wanted) and not receipt.done():
             connection.execute(text("SELECT pg_sleep(0.01), pg_stat_clear_snapshot()"))
@@ -198,7 +199,7 @@ def test_a_receipt_that_comes_while_the_fallback_starts_calls_it_back(ledger, ar
     sql("UPDATE deliveries SET expires_at = now() - interval '1 second'")
     tell(sql, first)
     slow = Hesitant(ledger.engine, ledger.vault)
-    object.__setattr__(slow, "doubts", doubts)
+    object.__setattr__(slow, "inbound", Inbound(ledger))
 
     Fallbacks(slow).start(first, app.intake.prepare("send_email", LETTER_BODY, producer="tests"))
     slow.receipt.result(10)
@@ -235,7 +236,7 @@ class Story:
 
     def receipt(self):
         tell(self.sql, self.id)
-        self.doubts.absorb(most=10)
+        Inbound(self.ledger).absorb(most=10)
 
     def late_answer(self):
         self.ledger.settle([Settlement(self.claimed, SENT)])
@@ -276,7 +277,7 @@ def test_receipt_against_fallback_in_60_rounds_never_sends_one_that_begins_after
 
     def confirm(first):
         tell(sql, first)
-        doubts.absorb(most=10)
+        Inbound(ledger).absorb(most=10)
         told[first] = monotonic()
 
     def send(first):
@@ -317,7 +318,7 @@ def test_a_fallback_that_is_being_sent_is_not_called_back(ledger, archive, doubt
     claim(ledger, archive.find(first).fallback_id)
     tell(sql, first)
 
-    doubts.absorb(most=10)
+    Inbound(ledger).absorb(most=10)
 
     assert fallback(archive, first).state == "attempting"
 

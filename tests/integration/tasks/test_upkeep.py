@@ -8,11 +8,12 @@ import pytest
 
 from config.settings import load_settings
 from delivery.errors import Retryable
+from delivery.inbound import Event
 from delivery.outcomes import Deferred, Rejected
 from delivery.ports import Settlement
 from ledger.letters import LetterFilter, Signed
 from ledger.replays import Replays, StopRule
-from tasks import app, drain, health, sweep
+from tasks import absorb, app, drain, health, sweep
 from tests.integration.conftest import claim, lead, letter, new
 
 
@@ -61,6 +62,15 @@ def voice(monkeypatch, ledger, archive, database):
         monkeypatch.setitem(app.__dict__, name, part)
     monkeypatch.setitem(app.__dict__, "engine", Doors())
     return voice
+
+
+def test_what_providers_told_is_worked_on_until_nothing_waits(voice, inbound, monkeypatch, sql):
+    monkeypatch.setitem(app.__dict__, "inbound", inbound)
+    inbound.keep("whatsapp:default", [Event(f"status:{n}", "status", status="sent") for n in range(1001)])
+
+    absorb.run()
+
+    assert sql("SELECT count(*) FROM inbound_events WHERE worked_at IS NULL") == [(0,)]
 
 
 def test_the_sweep_frees_a_lead_and_leaves_a_letter_uncertain(voice, ledger, archive, sql):

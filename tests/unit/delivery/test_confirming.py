@@ -23,9 +23,6 @@ class Book:
         self.concluded = []
         self.windows = None
 
-    def absorb(self, *, most):
-        return 0
-
     def take(self, *, pause, window, most):
         self.windows = window
         return [self.doubt]

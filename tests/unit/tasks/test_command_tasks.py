@@ -106,11 +106,11 @@ def run(*args, task_id="m1", **kwargs):
         create_lead.pop_request()
 
 
-def attempt(monkeypatch, outcome, *, lane=None, callback_url=None):
+def attempt(monkeypatch, outcome, *, lane=None, callback_url=None, hints=None):
     machine = Machine(outcome, callback_url)
     monkeypatch.setitem(app.__dict__, "engine", machine)
     monkeypatch.setitem(app.__dict__, "lanes", lane or Lane())
-    monkeypatch.setitem(app.__dict__, "hints", Voice())
+    monkeypatch.setitem(app.__dict__, "hints", hints or Voice())
     create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0)
     try:
         create_lead.carry_out(ID, (), {})
