@@ -35,6 +35,7 @@ def gate(redis, **values):
         lease=lambda _: timedelta(seconds=45),
         recipient_key=lambda _: "r1",
         asked=lambda _: None,
+        called=lambda *_: (),
         processes=1,
         tuning=TUNING,
     )
