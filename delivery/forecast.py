@@ -22,7 +22,7 @@ class Filling:
 
     Attributes:
         share: How fast it runs, 1 for full.
-        leaving: The calls that have to leave it, one for each that goes next, oldest first.
+        leaving: The calls and slots that have to leave it, one for each that goes next, oldest first.
         full: When the bucket is full again.
         waiting: Deliveries with a slot; they take from the bucket first.
     """

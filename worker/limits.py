@@ -339,11 +339,12 @@ class _Book:
             batch.zcard(queue_key)
             batch.zrange(queue_key, -1, -1, withscores=True)
             kept, flying, reserved, last = batch.execute()
-            # Newest first: the call at this place has to leave a window before one more may go.
-            places = [max(0, each.calls - reserved) for each in plan.account]
-            for place in places:
-                batch.lrange(calls_key, max(0, place - most), place)
-            leaving = batch.execute() if places else []
+            # The calls made, newest first, and then the reservations, earliest first, that have to leave a window.
+            for each in plan.account:
+                made, first = max(0, each.calls - reserved), max(0, reserved - each.calls)
+                batch.lrange(calls_key, max(0, made - most), made)
+                batch.zrange(queue_key, first, first + most - 1, withscores=True)
+            found = iter(batch.execute() if plan.account else ())
         state = _numbers(names, kept)
         pace = self._pace(state)
         return Standing(
@@ -352,11 +353,14 @@ class _Book:
                 Filling(
                     window,
                     share=1.0 if index else pace.share_at(now),
-                    leaving=_oldest_first(calls, place, most),
+                    leaving=[
+                        *_oldest_first(next(found), max(0, window.calls - reserved), most),
+                        *(pace.real(int(slot), now) for _, slot in next(found)),
+                    ][:most],
                     full=int(state.get(f"full{index + 1}", 0)),
                     waiting=reserved,
                 )
-                for index, (window, calls, place) in enumerate(zip(plan.account, leaving, places, strict=True))
+                for index, window in enumerate(plan.account)
             ],
             opens_at=pace.at_us,
             last_reserved=pace.real(int(last[0][1]), now) if last else None,

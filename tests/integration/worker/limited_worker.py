@@ -63,7 +63,8 @@ def limiter(redis_url, database, windows):
 
 def work(ledger, engine):
     while True:
-        due = ledger.due(stale=timedelta(), most=1)
+        found = ledger.backlogs(stale=timedelta(), most=1)
+        due = [hint for each in found for hint in ledger.due(each, stale=timedelta(), waits=[timedelta()])]
         engine.deliver([each.id for each in due])
         if not due:
             time.sleep(0.01)

@@ -60,7 +60,7 @@ windows = st.sampled_from(
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=windows, before=st.lists(st.integers(0, SECOND), max_size=60), late=st.integers(0, 90_000))
-def test_who_comes_when_it_was_foreseen_is_sent_away_once_at_most(redis, values, before, late):
+def test_who_comes_when_it_was_foreseen_is_let_go(redis, values, before, late):
     limiter, clock, account = gate(redis, **values)
     live = [(clock.us + passed, claimed(account)) for passed in accumulate(before)]
     waiting = _come(limiter, clock, live, until=clock.us + sum(before))
@@ -73,8 +73,7 @@ def test_who_comes_when_it_was_foreseen_is_sent_away_once_at_most(redis, values,
     asked = Counter()
     _come(limiter, clock, waiting + foreseen, until=now + us(ROUND) + late, asked=asked)
 
-    # Twice since the limiter spreads calls less evenly than the forecast does: one wasted claim, never a broken limit.
-    assert {asked[each.order.delivery_id] for _, each in foreseen} <= {1, 2}
+    assert {asked[each.order.delivery_id] for _, each in foreseen} <= {1}
 
 
 def _come(limiter, clock, coming, until, asked=None):
