@@ -135,6 +135,11 @@ class Command(_Body):
         """True when it must not reach a person who asked for no marketing."""
         return False
 
+    @property
+    def needs_window(self) -> bool:
+        """True when the provider takes it only for some time after the person's last message."""
+        return False
+
     def content(self) -> dict[str, JsonValue]:
         """Return the body without its options, as plain JSON."""
         return self.model_dump(mode="json", exclude={"options"}, exclude_none=True, by_alias=True)
@@ -230,6 +235,13 @@ class SendWhatsApp(Command):
         if self.message is not None:
             return self.message.get("type") == "template"
         return self.template is not None and self.template.category == "marketing"
+
+    @property
+    def needs_window(self) -> bool:
+        """True for everything but templates. Source: WhatsApp Cloud API, customer service window, read 2026-11-22."""
+        if self.message is not None:
+            return self.message.get("type") != "template"
+        return self.template is None
 
 
 class Attachment(_Body):

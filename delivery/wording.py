@@ -46,6 +46,14 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "nested_fallback": ("um plano B não pode ter outro", "a fallback cannot have a fallback of its own"),
     "sim_repeat": ("já foi pedido; nada novo seria enviado", "it was asked for before; nothing new would be sent"),
     "sim_conflict": ("a chave já foi usada com outro corpo", "the key was used before with another body"),
+    "sim_opted_out": (
+        "a pessoa pediu para não receber marketing; não seria enviado",
+        "the person asked for no marketing; it would not be sent",
+    ),
+    "sim_window": (
+        "não consta mensagem recente da pessoa; fora da janela o provedor só aceita templates",
+        "no recent message of the person is known; outside the window the provider takes templates only",
+    ),
     "two_keys": ("difere do cabeçalho Idempotency-Key", "differs from the header Idempotency-Key"),
     "bool_type": ("deve ser true ou false", "must be true or false"),
     "dry_run": ("aqui não se simula; use POST /v1/simulate", "nothing is simulated here; use POST /v1/simulate"),

@@ -70,6 +70,7 @@ class SimulationAnswer(BaseModel):
     duplicate_of: UUID | None
     go_at: datetime | None
     expires_at: datetime
+    warning: str | None = Field(description="Why the provider may refuse it all the same; for you, not for the person.")
     message: str = Field(description=_SAY)
     next_step: NextStep
     outside: list[Quoted]
@@ -108,8 +109,9 @@ def cancel_answer(delivery_id: UUID, language: Language) -> CancelAnswer:
 def simulation_answer(found: Simulation, language: Language) -> SimulationAnswer:
     """Return the little of a simulation that helps an agent to decide."""
     next_step, portuguese, english = _SIMULATED[found.would]
-    kept = found.model_dump(exclude={"why", "breaker", "limits", "wire"})
-    says = {"message": english if language == "en" else portuguese, "next_step": next_step}
+    kept = found.model_dump(exclude={"why", "breaker", "limits", "person", "quota", "wire"})
+    warning = found.why if found.would in {"send", "wait"} else None
+    says = {"warning": warning, "message": english if language == "en" else portuguese, "next_step": next_step}
     why = found.why if found.would in {"hold", "fail"} else None  # the others are told by `message`
     return SimulationAnswer.model_validate({**kept, **says, "outside": quoted("reason", why)})
 

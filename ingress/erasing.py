@@ -26,7 +26,6 @@ def erase(
     """
     from config.operator import operator_name
     from ledger.erasing import Eraser
-    from ledger.order import next_in_order
 
     recipients = _typed_recipients()
     app = opened_app()
@@ -34,7 +33,6 @@ def erase(
     if not yes:
         _agree(eraser.count(recipients))
     done = eraser.erase(recipients, reason=reason)
-    app.hints.send(next_in_order(app.database, done.canceled))
     _show(done, as_json=as_json)
     raise typer.Exit(NOT_WELL if done.under_way else 0)
 

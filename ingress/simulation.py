@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from delivery.commands import Command
 from delivery.errors import ProviderError
 from delivery.intake import Item
 from delivery.ports import NewDelivery, Opened, Order
@@ -18,7 +19,9 @@ from delivery.producers import HELD_BECAUSE
 from delivery.redaction import mask_value
 from delivery.wording import issue_text
 from ingress.problems import Language
+from ledger.contacts import Contacts
 from ledger.operating import pause_of_all
+from ledger.producers import Producers
 from ledger.rehearsal import Rehearsal
 from worker.breaker import BreakerGate
 from worker.limits import SharedLimiter
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 
 Would = Literal["send", "wait", "hold", "repeat", "conflict", "fail"]
+Cap = Literal["per_minute", "per_day", "new_recipients_per_day"]
 _AT_ONCE = timedelta(seconds=1)
 
 
@@ -57,6 +61,22 @@ class LimitRoom(BaseModel):
     windows: list[WindowRoom]
 
 
+class PersonRoom(BaseModel):
+    """What is known of the person from messages that came in."""
+
+    opted_out: bool = Field(description="The person wants no marketing; anything else is sent.")
+    window_needed: bool = Field(description="The provider takes this only for some time after the person's message.")
+    window_until: datetime | None = Field(description="When that time ends or ended; null: no message is known.")
+
+
+class QuotaRoom(BaseModel):
+    """One cap of the producer and how much of it is used."""
+
+    cap: Cap
+    used: int
+    allowed: int
+
+
 class WireView(BaseModel):
     """The request that the provider would get: masked, and without credentials."""
 
@@ -83,6 +103,8 @@ class Simulation(BaseModel):
     expires_at: datetime
     breaker: BreakerRoom
     limits: LimitRoom
+    person: PersonRoom
+    quota: list[QuotaRoom] = Field(description="Empty: this producer has no caps.")
     wire: WireView | None
 
 
@@ -107,14 +129,35 @@ class Simulator:
         held = self._held(new)
         breaker, limits = self._breaker(new), self._limits(new.account)
         wire, fault = self._wire(new)
-        would, why = _verdict(opened, held, fault, language)
+        person = self._person(new)
+        would, why = _verdict(opened, held, fault, person, new.command, language)
         go_at = _first_attempt(opened, breaker, limits) if would == "send" else None
         late = would == "send" and (go_at is None or go_at > datetime.now(UTC) + _AT_ONCE)
         return Simulation(
             would="wait" if late else would, why=why, kind=item.kind, account=new.account, recipient=new.recipient,
             duplicate_of=None if opened.fresh else opened.id, go_at=go_at, expires_at=_expiry(new, opened.next_at),
-            breaker=breaker, limits=limits, wire=wire,
+            breaker=breaker, limits=limits, person=person, quota=self._quota(producer), wire=wire,
         )  # fmt: skip
+
+    def _person(self, new: NewDelivery) -> PersonRoom:
+        contacts = Contacts(self.app.database, self.app.ledger.vault)
+        person, needed = new.command.recipient, new.command.needs_window
+        return PersonRoom(
+            opted_out=contacts.has_opted_out(person), window_needed=needed,
+            window_until=contacts.window_until(new.account, person) if needed else None,
+        )  # fmt: skip
+
+    def _quota(self, name: str) -> list[QuotaRoom]:
+        found = Producers(self.app.database, actor=name).find(name)
+        if found is None:
+            return []
+        caps = found.policy
+        rooms: tuple[tuple[Cap, int, int | None], ...] = (
+            ("per_minute", found.in_minute, caps.per_minute),
+            ("per_day", found.in_day, caps.per_day),
+            ("new_recipients_per_day", found.new_in_day, caps.new_recipients_per_day),
+        )
+        return [QuotaRoom(cap=cap, used=used, allowed=allowed) for cap, used, allowed in rooms if allowed is not None]
 
     def _held(self, new: NewDelivery) -> str | None:
         """Return why it would wait for a person, or None."""
@@ -152,18 +195,23 @@ class Simulator:
         return WireView.model_validate({"method": found.method, "address": found.address, **masked}), None
 
 
-def _verdict(
-    opened: Opened, held: str | None, fault: ProviderError | None, language: Language
-) -> tuple[Would, str | None]:
+def _verdict(  # noqa: PLR0913, PLR0917 - everything that may stand in the way
+    opened: Opened, held: str | None, fault: ProviderError | None, person: PersonRoom, command: Command,
+    language: Language,
+) -> tuple[Would, str | None]:  # fmt: skip
     if not opened.same_body:
         return "conflict", issue_text("sim_conflict", language)
     if not opened.fresh:
         return "repeat", issue_text("sim_repeat", language)
+    if person.opted_out and command.is_marketing:
+        return "fail", issue_text("sim_opted_out", language)
     if held is not None:
         return "hold", held
     if fault is not None:
         return ("hold" if fault.code == "misconfigured" else "fail"), str(fault)
-    return "send", None
+    # It is sent all the same: the person may have written to us by a way we do not hear of.
+    is_open = person.window_until is not None and person.window_until > datetime.now(UTC)
+    return "send", issue_text("sim_window", language) if person.window_needed and not is_open else None
 
 
 def _first_attempt(opened: Opened, breaker: BreakerRoom, limits: LimitRoom) -> datetime | None:

@@ -62,7 +62,8 @@ _BACKLOGS = text(f"""
     ORDER BY d.account, d.kind
 """)  # noqa: S608 - pieces of this module and `ledger.order_hints`
 
-# What nobody hints would end when its time is over; here it waits for the person who holds the account.
+# What nobody hints would end when its time is over; here it waits for the person who holds the account. The lock waits
+# for whoever opens it just now, as in a claim.
 _SHELVE = text(f"""
     WITH RECURSIVE {_LANES}, held AS (
       SELECT l.* FROM lanes l JOIN accounts a ON a.name = l.account WHERE a.held_reason IS NOT NULL
@@ -73,9 +74,12 @@ _SHELVE = text(f"""
     ), picked AS (
       SELECT id FROM deliveries WHERE id = ANY(ARRAY(SELECT id FROM found)) AND state IN ('ready', 'waiting')
       FOR UPDATE SKIP LOCKED
+    ), shut AS (
+      SELECT name, held_reason FROM accounts
+      WHERE held_reason IS NOT NULL AND name IN (SELECT account FROM held) FOR SHARE
     ), shelved AS (
-      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = a.held_reason
-      FROM accounts a WHERE d.id = ANY(ARRAY(SELECT id FROM picked)) AND a.name = d.account
+      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = shut.held_reason
+      FROM shut WHERE d.id = ANY(ARRAY(SELECT id FROM picked)) AND shut.name = d.account
       RETURNING d.id, d.account, d.reason
     )
     INSERT INTO audit (actor, action, delivery_id, account, reason)

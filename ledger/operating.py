@@ -19,21 +19,21 @@ _PAUSE = text("""
     )
     INSERT INTO audit (actor, action, account, reason) SELECT :actor, 'paused', name, :reason FROM shut
 """)
-_RESUME = text(f"""
+# Two statements: who held deliveries while the first one waited for the account has committed when the second looks.
+_OPEN = text("""
     WITH opened AS (
       UPDATE accounts SET held_reason = NULL, held_code = NULL, held_at = NULL WHERE name = :account RETURNING name
     ), over AS (
       DELETE FROM alerts WHERE account = :account
-    ), freed AS (
-      UPDATE deliveries d
-         SET state = 'ready', next_at = now(), hinted_at = now(),
-             expires_at = greatest(d.expires_at, now() + interval '1 hour')
-      FROM opened WHERE d.account = opened.name AND d.state = 'held' AND NOT {AWAITS_APPROVAL}
-      RETURNING d.id, d.kind, d.priority
-    ), written AS (
-      INSERT INTO audit (actor, action, account, reason) SELECT :actor, 'resumed', name, :reason FROM opened
     )
-    SELECT id, kind, priority FROM freed
+    INSERT INTO audit (actor, action, account, reason) SELECT :actor, 'resumed', name, :reason FROM opened
+""")
+_FREE = text(f"""
+    UPDATE deliveries d
+       SET state = 'ready', next_at = now(), hinted_at = now(),
+           expires_at = greatest(d.expires_at, now() + interval '1 hour')
+    WHERE d.account = :account AND d.state = 'held' AND NOT {AWAITS_APPROVAL}
+    RETURNING d.id, d.kind, d.priority
 """)  # noqa: S608 - a piece of `ledger.order`
 _PAUSE_ALL = text("""
     WITH shut AS (
@@ -109,8 +109,8 @@ class Desk:
     def resume(self, account: str, *, reason: str) -> list[Hint]:
         """Open an account again, free its held deliveries and end its alerts. Return those deliveries."""
         with transaction(self.engine) as connection:
-            values = {"account": account, "actor": self.actor, "reason": reason}
-            return [_hint(row) for row in connection.execute(_RESUME, values)]
+            connection.execute(_OPEN, {"account": account, "actor": self.actor, "reason": reason})
+            return [_hint(row) for row in connection.execute(_FREE, {"account": account})]
 
     def pause_all(self, *, reason: str) -> None:
         """Begin no attempt anywhere from the next claim on; commands are accepted and wait, and no time runs out."""

@@ -102,12 +102,14 @@ OPEN = text("""
 """)
 
 # Whoever asked for no marketing gets none, however long ago it was accepted: that ends here, and starts no fallback.
-# A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. One
+# A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. It is
+# looked at twice: the lock waits for whoever opens the account just now, who would not see these deliveries. One
 # suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by
 # the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
 _CLAIM = f"""
     picked AS (
-      SELECT d.id, a.held_reason, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect, {OPTED_OUT} AS opted_out
+      SELECT d.id, d.account, d.kind, d.order_key, d.fence, a.held_reason, {SUSPECT} AS suspect,
+             {OPTED_OUT} AS opted_out
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
         AND d.next_at <= now() AND d.expires_at > now() AND {RUNNING}
@@ -131,9 +133,13 @@ _CLAIM = f"""
       RETURNING d.id, d.state, d.reason
     ), refused AS (
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :worker, state, id, reason FROM unwanted
+    ), shut AS (
+      SELECT a.name, a.held_reason FROM accounts a
+      WHERE a.held_reason IS NOT NULL AND a.name IN (SELECT account FROM picked WHERE held_reason IS NOT NULL)
+      FOR SHARE
     ), shelved AS (
-      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = p.held_reason
-      FROM picked p WHERE d.id = p.id AND p.held_reason IS NOT NULL AND NOT p.opted_out
+      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = shut.held_reason
+      FROM picked p JOIN shut ON shut.name = p.account WHERE d.id = p.id AND NOT p.opted_out
       RETURNING d.id, d.account, d.reason
     ), noted AS (
       INSERT INTO audit (actor, action, delivery_id, account, reason)

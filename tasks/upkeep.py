@@ -26,8 +26,9 @@ _log = structlog.get_logger(__name__)
 
 # The ticks of sweep and drain send no events: in Flower they would bury the deliveries.
 
-# A hint older than this with its delivery still due counts as lost.
-_STALE = timedelta(seconds=8)
+# A hint older than this with its delivery still due counts as lost; sooner where none waits for a worker, so that a
+# wiped Redis costs little. One too many finds its delivery taken.
+_STALE, _STALE_WITH_NONE_WAITING = timedelta(seconds=8), timedelta(seconds=3)
 # With this many hints waiting for workers nothing is lost, only late: more hints would not help.
 _ENOUGH_HINTS = 1000
 _BATCH = 1000
@@ -102,10 +103,10 @@ def _take_up(app: "Entrega") -> int:
     waiting = app.hints.backlog()
     if waiting is None or waiting >= _ENOUGH_HINTS:
         return 0
-    hinted = 0
-    for each in app.ledger.backlogs(stale=_STALE, most=_BATCH):
+    hinted, stale = 0, _STALE if waiting else _STALE_WITH_NONE_WAITING
+    for each in app.ledger.backlogs(stale=stale, most=_BATCH):
         room = app.engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
-        hinted += app.hints.send(app.ledger.due(each, stale=_STALE, waits=room[each.live :]))
+        hinted += app.hints.send(app.ledger.due(each, stale=stale, waits=room[each.live :]))
     return hinted
 
 

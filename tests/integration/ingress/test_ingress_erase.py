@@ -55,10 +55,10 @@ def test_one_that_is_being_sent_asks_for_another_run(delivery, ledger):
     assert (done.exit_code, "erase again" in done.stdout) == (1, True)
 
 
-def test_what_waited_for_an_erased_one_goes_on(voice, ledger, sql):
+def test_what_waited_for_an_erased_one_goes_on(voice, ledger):
     first, second = new(lead(1, order_key="conversa")), new(lead(2, order_key="conversa"))
     ledger.open([first, second])
 
     run("--yes", typed="ana.teste1@exemplo.com.br")
 
-    assert voice.sent == [second.id]
+    assert [each.order.delivery_id for each in claim(ledger, second.id)] == [second.id]

@@ -1,16 +1,22 @@
 """The REST door for operators, and simulations, against a real server and a real ledger."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
+from delivery.inbound import Event
 from delivery.outcomes import Rejected
 from delivery.ports import Settlement
+from delivery.producers import ProducerPolicy
 from ledger.operating import Desk
+from ledger.producers import Producers
 from tests.integration.conftest import claim, lead, letter, new
 from tests.integration.ingress.test_rest_submit import EMAIL, LEAD, WHATSAPP
 
 WHY = {"reason": "campo corrigido"}
+
+NOW = datetime.now(UTC)
 
 
 def dead(ledger, *commands, code="invalid"):
@@ -170,6 +176,35 @@ def test_a_simulation_knows_repeats_conflicts_pauses_and_times(door, database):
     assert conflict["would"] == "conflict"
     assert (later["would"], later["go_at"]) == ("wait", "2027-01-01T00:00:00Z")
     assert (held["would"], held["why"]) == ("hold", "the CRM moves tonight")
+
+
+def test_a_simulation_knows_wishes_windows_and_what_is_left_of_the_caps(door, database, inbound):
+    template = {"to": WHATSAPP["to"], "template": {"name": "oferta", "language": "pt_BR"}}
+
+    def simulated(body):
+        return door.post("/v1/simulate", {"kind": "send_whatsapp", **body}).json()
+
+    Producers(database, "ana").set("bootstrap", ProducerPolicy(per_day=3), reason="a first day")
+    unknown = simulated(WHATSAPP)
+    person = {"at": NOW, "person": WHATSAPP["to"]}
+    inbound.keep("whatsapp:default", [Event("m1", "message", window_until=NOW + timedelta(hours=24), **person)])
+    inbound.keep("whatsapp:default", [Event("w1", "consent", consent="stop", **person)])
+    inbound.absorb(most=10)
+    door.post("/v1/leads", LEAD)
+    answered, refused = simulated(WHATSAPP), simulated(template)
+
+    assert (unknown["would"], unknown["person"]["window_needed"], unknown["person"]["window_until"]) == (
+        "send",
+        True,
+        None,
+    )
+    assert "template" in unknown["why"]
+    assert unknown["quota"] == [{"cap": "per_day", "used": 0, "allowed": 3}]
+    assert (answered["would"], answered["why"], answered["person"]["opted_out"]) == ("send", None, True)
+    assert datetime.fromisoformat(answered["person"]["window_until"]) == NOW + timedelta(hours=24)
+    assert answered["quota"] == [{"cap": "per_day", "used": 1, "allowed": 3}]
+    assert (refused["would"], refused["person"]["window_needed"]) == ("fail", False)
+    assert "marketing" in refused["why"]
 
 
 def test_a_simulation_of_what_is_no_command_is_refused(door):

@@ -1,9 +1,10 @@
 """What every ledger must do. A second ledger would run this same file."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from delivery.ids import new_id
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
@@ -222,6 +223,46 @@ def test_a_fault_of_the_account_holds_it_and_all_that_comes_after(ledger, archiv
     assert [each.order.delivery_id for each in claim(ledger, second, mail)] == [mail]
     assert [archive.find(each).state for each in (first, second)] == ["held", "held"]
     assert archive.accounts()[0].held_reason == "the token was refused"
+
+
+def _claim(ledger, id_):
+    return claim(ledger, id_)
+
+
+def _sweep(ledger, id_):
+    ledger.sweep(idempotent=[], lease_retries=3)
+    return []
+
+
+@pytest.mark.parametrize("look", [_claim, _sweep])
+def test_nothing_is_held_of_an_account_that_is_just_being_opened(ledger, archive, desk, database, sql, look):
+    (id_,) = opened(ledger, lead())
+    sql("UPDATE deliveries SET hinted_at = NULL")
+    desk.pause("crm:default", reason="troca de senha")
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as connection:
+            connection.execute(text("UPDATE accounts SET held_reason = NULL, held_code = NULL, held_at = NULL"))
+            looking = pool.submit(look, ledger, id_)
+            waits = not wait([looking], timeout=0.5).done
+        claimed = looking.result(timeout=10)
+
+    assert (waits, claimed, archive.find(id_).state) == (True, [], "ready")
+
+
+def test_resume_frees_what_is_just_being_held(ledger, desk, database):
+    (id_,) = opened(ledger, lead())
+    desk.pause("crm:default", reason="troca de senha")
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as connection:
+            connection.execute(text("SELECT FROM accounts FOR SHARE"))
+            connection.execute(text("UPDATE deliveries SET state = 'held', code = 'account_held'"))
+            opening = pool.submit(desk.resume, "crm:default", reason="senha trocada")
+            waits = not wait([opening], timeout=0.5).done
+        freed = opening.result(timeout=10)
+
+    assert (waits, [each.id for each in freed]) == (True, [id_])
 
 
 def test_resume_frees_what_an_account_held(ledger, archive, desk):

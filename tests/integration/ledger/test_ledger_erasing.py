@@ -1,19 +1,27 @@
 """An erased person is gone, and the books stay balanced."""
 
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from delivery.commands import SendWhatsApp
+from delivery.inbound import Event
 from delivery.outcomes import Deferred, Receipt, Succeeded
 from delivery.ports import Settlement
+from delivery.producers import DEFAULT
+from ledger.contacts import Contacts
 from ledger.erasing import Erased, Eraser
+from ledger.producers import Producers, StoredPolicies
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
 from ledger.vault import Vault
 from tests.integration.conftest import claim, lead, new
 
 ANA = "ana.teste1@exemplo.com.br"
+WHATSAPP = "whatsapp:default"
+NOW = datetime.now(UTC)
 
 
 @pytest.fixture
@@ -25,6 +33,13 @@ def opened(ledger):
     delivery = new(lead(1))
     ledger.open([delivery])
     return delivery.id
+
+
+def sent_to(ledger, recipient):
+    (made,) = ledger.open([new(SendWhatsApp(to=recipient, text="Olá"))])
+    (claimed,) = claim(ledger, made.id)
+    ledger.settle([Settlement(claimed, Succeeded(Receipt(f"wamid.{recipient}")))])
+    return made.id
 
 
 def test_what_waits_is_canceled_and_nothing_of_the_person_stays(ledger, archive, eraser, sql):
@@ -135,3 +150,49 @@ def test_a_command_that_is_just_being_accepted_is_erased_as_well(ledger, eraser,
         done = erasing.result(timeout=10)
 
     assert (waits, done.canceled) == (True, (delivery.id,))
+
+
+def test_a_person_goes_under_every_name_with_what_they_wrote_and_the_wish_stays(ledger, archive, eraser, inbound, sql):
+    phone, wa_id, user = "+5511999990001", "5511999990001", "BR.1502576394655843"
+    others = "+5511999990002"
+    ids = {to: sent_to(ledger, to) for to in (phone, user, others)}
+    inbound.keep(WHATSAPP, [Event("s1", "status", delivery_id=ids[phone], status="sent", person=wa_id, alias=user)])
+    for n, who in enumerate((wa_id, others)):
+        said = {"content": {"from": who, "written_by_contact": {"text": "SAIR"}}, "window_until": NOW}
+        inbound.keep(WHATSAPP, [Event(f"m{n}", "message", at=NOW, person=who, consent="stop", **said)])
+    inbound.absorb(most=10)
+
+    done = eraser.erase([user], reason="asked for")
+
+    contacts = Contacts(ledger.engine, ledger.vault)
+    assert (done.deliveries, archive.find(ids[phone]).recipient, archive.find(ids[user]).recipient) == (
+        2,
+        "erased",
+        "erased",
+    )
+    assert archive.find(ids[others]).recipient != "erased"
+    assert sql("SELECT count(*) FROM inbound_events") == [(1,)]
+    assert sql("SELECT (SELECT count(*) FROM aliases), (SELECT count(*) FROM windows)") == [(0, 1)]
+    assert [contacts.has_opted_out(each) for each in (phone, wa_id, user)] == [True] * 3
+
+
+def test_no_mark_of_a_person_stays_on_lists_and_in_order_keys(ledger, eraser, database, sql):
+    policies, producers = StoredPolicies(database, ledger.vault), Producers(database, "ana")
+    allowed = frozenset({policies.mark(ANA), policies.mark("bia@exemplo.com.br"), "@exemplo.org"})
+    producers.set("agent", replace(DEFAULT, allowed=allowed), reason="a trial")
+    ledger.open([new(lead(1, order_key=ANA))])
+
+    eraser.erase([ANA], reason="asked for")
+
+    assert producers.find("agent").policy.allowed == allowed - {policies.mark(ANA)}
+    assert sql("SELECT order_key, content FROM deliveries") == [(None, None)]
+
+
+def test_a_list_with_nobody_left_lets_nobody_through(ledger, eraser, database):
+    producers = Producers(database, "ana")
+    mark = StoredPolicies(database, ledger.vault).mark(ANA)
+    producers.set("agent", replace(DEFAULT, allowed=frozenset({mark})), reason="a trial")
+
+    eraser.erase([ANA], reason="asked for")
+
+    assert producers.find("agent").policy.allowed == frozenset()
