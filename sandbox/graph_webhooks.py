@@ -43,6 +43,7 @@ class Telling(BaseModel):
         repeat: How often each update is told.
         shuffle: Whether updates that are due within the same second are told in any order.
         most: Updates in one body.
+        every_s: Time between two bodies; what comes due meanwhile travels together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +56,7 @@ class Telling(BaseModel):
     repeat: int = Field(default=1, ge=1, le=100)
     shuffle: bool = False
     most: int = Field(default=1000, ge=1, le=1000)
+    every_s: float = Field(default=0.0, ge=0, le=5)
 
 
 class Teller:
@@ -105,6 +107,7 @@ class Teller:
             before = self._forgotten
             if post(self.telling, [change for _, _, change in due]) == 200:  # noqa: PLR2004 - HTTP
                 pause_s = 0.25
+                time.sleep(self.telling.every_s)
                 continue
             with self._lock:
                 for at, number, change in due if before == self._forgotten else ():

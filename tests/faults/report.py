@@ -106,7 +106,7 @@ class Course:
 
     Attributes:
         whole: Every command was handed over and every fault came.
-        events: Status events that were told.
+        events: Status events that came by webhook, repeats aside.
     """
 
     whole: bool
