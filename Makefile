@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The rivals that `make bench` compares with; only benchmarks use them.
+RIVALS := .venv-bench
+RIVALS_READY := $(RIVALS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults bench bench-claims outage requirements clean
+.PHONY: help venv demo test check up faults bench bench-quick bench-claims outage requirements clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,9 +44,19 @@ up: $(READY) ## Run the whole system here, with stand-in providers and Flower, u
 faults: $(READY) ## Prove the promises under seeded faults, and show that a naive worker breaks them (FAULTS="--seed 7")
 	@$(BIN)/python -m tests.faults.run $(FAULTS)
 
-bench: $(READY) ## Measure submits and deliveries on this machine; results under benchmarks/results
+$(RIVALS_READY): requirements/bench.txt
+	@echo "Making $(RIVALS) (about a minute, once)"
+	@$(PYTHON) -m venv --clear $(RIVALS)
+	@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $(RIVALS_READY)
+
+bench: $(READY) $(RIVALS_READY) ## Measure us alone and beside our rivals; results under benchmarks/results (BENCH="--rounds 5")
 	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.inbound
+	@$(BIN)/python -m benchmarks.compare $(BENCH)
+
+bench-quick: $(READY) $(RIVALS_READY) ## See in two minutes that we and every rival still run side by side
+	@$(BIN)/python -m benchmarks.compare --quick
 
 bench-claims: $(READY) ## Measure a claim behind 1,000 and behind 1,000,000 waiting deliveries
 	@$(BIN)/python -m benchmarks.claims
@@ -54,6 +67,7 @@ outage: $(READY) ## Let the CRM answer 503 for a minute under load, and see all 
 requirements: $(READY) ## Pin the requirements anew, with hashes and without addresses (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U pyproject.toml -o requirements/runtime.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U requirements/bench.in -o requirements/bench.txt
 
 clean: ## Remove what make and the tests left behind; keeps the data folder .entrega
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info
+	rm -rf $(VENV) $(RIVALS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info

@@ -1,0 +1,141 @@
+"""The figures as a table on the terminal, and as a page with charts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rivals.cases import BASELINE
+
+BEGIN, END = "<!-- rivals: begin -->", "<!-- rivals: end -->"
+_NEEDED = ("workers", "beat", "postgres", "valkey")
+_COLUMNS = (
+    "system", "deliveries/s", "ratio", "CPU all", "ratio", "workers", "Postgres", "Valkey", "memory", "submits/s",
+    "in flight", "half load", "p50", "p95", "p99", "lost", "double",
+)  # fmt: skip
+_LEGEND = (
+    "deliveries/s: from the first submit to the last answer, all submitted as fast as it goes. CPU: seconds for 1,000 "
+    "deliveries, without the producer; workers with beat. Ratio: to the careful Celery task. Memory: MiB of the same "
+    "processes at their most (shared pages once). In flight: the most that the provider saw. Half load: deliveries/s "
+    "submitted at fixed instants; p50, p95, p99: ms from accepted to the provider's socket then (the JSON also has it "
+    "from the call of submit)."
+)
+_OURS = ("entrega-bulk", "entrega-single")
+
+
+def total(by_role: Mapping[str, float]) -> float:
+    """Add up what the system needs; the producer is a part of none."""
+    return sum(by_role.get(role, 0.0) for role in _NEEDED)
+
+
+def show(kept: Mapping[str, Any]) -> None:
+    """Print one table for each latency, the ratios, and what failed."""
+    console = Console(width=160)
+    for latency in kept["setup"]["latencies_ms"]:
+        rows = table_rows(kept, latency)
+        table = Table(*_COLUMNS, title=f"The provider answers after {latency} ms", box=None, header_style="dim")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        _show_ratios(console, kept, latency)
+    console.print(_LEGEND, style="dim")
+    for each in kept["failures"]:
+        console.print(f"failed: {each['case']}, round {each['round']}: {each['reason']}", style="red", markup=False)
+    for name, versions in kept["versions"].items():
+        console.print(f"{name}: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
+
+
+def table_rows(kept: Mapping[str, Any], latency: int) -> list[tuple[str, ...]]:
+    """Return the rows of the table of one latency; a system without figures says so."""
+    found = {each["case"]: each for each in kept["medians"] if each["latency_ms"] == latency}
+    return [
+        _row(found[name], found.get(BASELINE)) if name in found else _failed(name) for name in kept["setup"]["cases"]
+    ]
+
+
+def _failed(name: str) -> tuple[str, ...]:
+    return (name, "failed", *[""] * (len(_COLUMNS) - 2))
+
+
+def _row(one: Mapping[str, Any], base: Mapping[str, Any] | None) -> tuple[str, ...]:
+    backlog, half, cpu = one["backlog"], one["half"], one["backlog"]["cpu"]
+    speed = _ratio(backlog["per_s"], base["backlog"]["per_s"]) if base else ""
+    cost = _ratio(total(cpu), total(base["backlog"]["cpu"])) if base else ""
+    parts = (cpu.get("workers", 0) + cpu.get("beat", 0), cpu.get("postgres", 0), cpu.get("valkey", 0))
+    waits = half["times"]["accepted"]
+    return (
+        one["case"], f"{backlog['per_s']:.0f}", speed, f"{total(cpu):.2f}", cost, *(f"{each:.2f}" for each in parts),
+        f"{total(one['memory']):.0f}", f"{backlog['submits_per_s']:.0f}", f"{backlog['at_once']:.0f}",
+        f"{half['per_s']:.0f}", *(f"{waits[name]:.1f}" for name in ("p50", "p95", "p99")),
+        f"{backlog['lost'] + half['lost']:.0f}", f"{backlog['double'] + half['double']:.0f}",
+    )  # fmt: skip
+
+
+def _ratio(one: float, other: float) -> str:
+    return f"{one / other:.2f}" if one > 0 and other > 0 else "-"
+
+
+def _show_ratios(console: Console, kept: Mapping[str, Any], latency: int) -> None:
+    for line in ratio_lines(kept, latency):
+        console.print(line, style="bold")
+
+
+def ratio_lines(kept: Mapping[str, Any], latency: int) -> list[str]:
+    """Return Entrega against each rival: deliveries a second (more is better), CPU and waiting (less is better)."""
+    found = {each["case"]: each for each in kept["medians"] if each["latency_ms"] == latency}
+    mine = [found[name] for name in _OURS if name in found]
+    rivals = [each for name, each in found.items() if name not in _OURS]
+    return [f"{one['case']} against " + "; ".join(_against(one, other) for other in rivals) for one in mine if rivals]
+
+
+def _against(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    speed = _ratio(one["backlog"]["per_s"], other["backlog"]["per_s"])
+    workers = _ratio(one["backlog"]["cpu"]["workers"], other["backlog"]["cpu"]["workers"])
+    waits = [each["half"]["times"]["accepted"] for each in (one, other)]
+    p50, p99 = (_ratio(waits[0][name], waits[1][name]) for name in ("p50", "p99"))
+    return f"{other['case']}: deliveries/s {speed}, CPU of workers {workers}, p50 {p50}, p99 {p99}"
+
+
+def draw(kept: Mapping[str, Any], page: Path) -> None:
+    """Put tables and charts into the page, between its two marks; what stands around them stays."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Speed\n\n{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(before + BEGIN + "\n" + _drawn(kept) + END + after, encoding="utf-8")
+
+
+def _drawn(kept: Mapping[str, Any]) -> str:
+    setup, machine = kept["setup"], kept["machine"]
+    said = (
+        f"Measured {kept['at'][:10]} with `make bench`: {machine['cores']} cores, Python {machine['python']}, load "
+        f"average {machine['load_before']} before and {machine['load_after']} after; medians of {setup['rounds']} "
+        f"rounds, {setup['in_flight']} calls in flight ({setup['processes']} processes). {_LEGEND}\n\n"
+    )
+    return said + "".join(_drawn_latency(kept, latency) for latency in setup["latencies_ms"]) + _drawn_rest(kept)
+
+
+def _drawn_latency(kept: Mapping[str, Any], latency: int) -> str:
+    rows = table_rows(kept, latency)
+    lines = ["| " + " | ".join(row) + " |" for row in (_COLUMNS, ("---",) * len(_COLUMNS), *rows)]
+    worked = [row for row in rows if row[1] != "failed"]
+    title = f"### The provider answers after {latency} ms"
+    speed = _chart(f"Deliveries per second, {latency} ms", [(row[0], row[1]) for row in worked])
+    cost = _chart(f"CPU seconds for 1,000 deliveries, {latency} ms", [(row[0], row[3]) for row in worked])
+    return "\n".join((title, "", *lines, "", *speed, "", *cost, "", ""))
+
+
+def _chart(title: str, bars: Sequence[tuple[str, str]]) -> list[str]:
+    names = ", ".join(f'"{name}"' for name, _ in bars)
+    values = ", ".join(value for _, value in bars)
+    return ["```mermaid", "xychart-beta", f'  title "{title}"', f"  x-axis [{names}]", f"  bar [{values}]", "```"]
+
+
+def _drawn_rest(kept: Mapping[str, Any]) -> str:
+    versions = [
+        f"- {name}: " + ", ".join(f"{package} {version}" for package, version in found.items())
+        for name, found in kept["versions"].items()
+    ]
+    failed = [f"- {each['case']} failed in round {each['round']}: {each['reason']}" for each in kept["failures"]]
+    return "\n".join(["Versions:", "", *versions, "", *failed, ""])
