@@ -17,14 +17,14 @@ from dbos import DBOS, DBOSClient
 from benchmarks.rivals.wire import Message, pooled_post, postgres_url, threads
 
 PACKAGES = ("dbos", "sqlalchemy", "psycopg", "requests")
-_QUEUE, _VERSION = "bench", "1"
+_APPLICATION, _QUEUE, _VERSION = "bench", "messages", "1"
 _clients: list[DBOSClient] = []
 
 
 def _configure(name: str) -> None:
     DBOS(
         config={
-            "name": "bench",
+            "name": _APPLICATION,
             "application_version": _VERSION,
             "executor_id": name,
             "system_database_url": postgres_url(),
@@ -51,7 +51,7 @@ def prepare() -> None:
     DBOS.launch()
     DBOS.register_queue(_QUEUE, worker_concurrency=threads(), polling_interval_sec=0.02)
     DBOS.destroy()
-    _clients.append(DBOSClient(system_database_url=postgres_url()))
+    _clients.append(DBOSClient(system_database_url=postgres_url(), application_name=_APPLICATION))
 
 
 def submit(message: Message) -> str:

@@ -12,8 +12,9 @@ app = Entrega("bench")
 
 
 def prepare() -> None:
-    """Make the tables."""
+    """Make the tables, and the sandbox's master key, before several workers want it at once."""
     migrate(app.database)
+    app.settings.master_keys()
 
 
 def fields(message: Message) -> dict[str, str]:

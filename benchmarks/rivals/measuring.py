@@ -166,7 +166,7 @@ def _rounded(numbers: Mapping[str, float], places: int) -> dict[str, float]:
 
 def medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the median of each number, whatever it lies in; the rounds must have the same shape."""
-    return {name: _median([each[name] for each in rounds]) for name in rounds[0]}
+    return {name: _median([each[name] for each in rounds]) for name in rounds[0] if name != "round"}
 
 
 def _median(values: Sequence[Any]) -> Any:
