@@ -16,6 +16,7 @@ from ledger.vault import DataKey
 
 # Producer, and the key with its kind in front.
 Key = tuple[str, str]
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -147,4 +148,4 @@ def wanted_keys(entries: Sequence[Entry]) -> dict[str, Any]:
 
 def canonical(value: object) -> str:
     """Return JSON that is the same for equal values: what is hashed and sealed."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _CANONICAL.encode(value)

@@ -47,7 +47,9 @@ OPEN = text("""
                            CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
         AS wanted (id, producer, key, body_hash, kept_s)
     ), known AS (
-      SELECT person, data_key FROM people WHERE person IN (SELECT person FROM new)
+      SELECT p.person, p.data_key FROM (SELECT DISTINCT person FROM new) AS n CROSS JOIN LATERAL (
+        SELECT person, data_key FROM people WHERE person = n.person LIMIT 1
+      ) AS p
     ), made AS (
       INSERT INTO people (person, data_key)
       SELECT DISTINCT ON (person) person, data_key FROM new
@@ -59,8 +61,8 @@ OPEN = text("""
       SELECT new.*, new.same_most IS NOT NULL AND new.same_earlier + (
                SELECT count(*) FROM (
                  SELECT FROM deliveries d
-                 WHERE d.person = new.person AND d.content = new.content AND d.id > new.same_since
-                   AND d.producer = new.producer AND new.same_most IS NOT NULL
+                 WHERE d.person = new.person AND d.content = new.content AND (d.id > new.same_since) IS TRUE
+                   AND (d.producer = new.producer) IS TRUE AND new.same_most IS NOT NULL
                  LIMIT new.same_most
                ) AS same
              ) >= new.same_most AS looped

@@ -155,7 +155,12 @@ class PostgresLedger:
         return [opened[each.new.id] for each in entries]
 
     def _entries(self, new: Sequence[NewDelivery]) -> list[Entry]:
-        return [replace(self._entry(each), endpoint=self._endpoint(each)) for each in new]
+        return [self._with_endpoint(self._entry(each)) for each in new]
+
+    def _with_endpoint(self, entry: Entry) -> Entry:
+        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
+        url = entry.new.command.options.callback_url
+        return replace(entry, endpoint=self.endpoints.register(entry.new.producer, url)) if url else entry
 
     def _entry(self, new: NewDelivery) -> Entry:
         content = canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
@@ -170,11 +175,6 @@ class PostgresLedger:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
         short = int.from_bytes(content_hash[:8], signed=True)
         return Entry(new, self.vault.hash(new.command.recipient), keys, short)
-
-    def _endpoint(self, new: NewDelivery) -> UUID | None:
-        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
-        url = new.command.options.callback_url
-        return self.endpoints.register(new.producer, url) if url else None
 
     def _insert(
         self, connection: Connection, entries: Sequence[Entry]
