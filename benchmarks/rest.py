@@ -51,7 +51,7 @@ def main() -> int:
         try:
             with _web(variables, data / "web.log") as port:
                 # Single ones first: the hints of a bulk submit go on for a while after its answer.
-                found = {"single": _single(port, wanted), "bulk": _bulk(port, wanted.bulk, wanted.batch)}
+                found = {"single": _single(port, wanted), "bulk": _bulk(port, wanted)}
         finally:
             valkey.stop()
     print(json.dumps(found, indent=2))  # noqa: T201 - the answer of a program
@@ -62,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bulk", type=int, default=20_000, help="commands through /v1/bulk")
     parser.add_argument("--batch", type=int, default=1000, help="commands in one request")
+    parser.add_argument("--connections", type=int, default=2, help="bulk requests under way at once")
     parser.add_argument("--rate", type=int, default=100, help="single submits in a second")
     parser.add_argument("--seconds", type=int, default=20, help="how long single submits go on")
     return parser.parse_args()
@@ -112,17 +113,34 @@ def _lead(n: int) -> dict[str, Any]:
     }
 
 
-def _bulk(port: int, total: int, batch: int) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    accepted, times = 0, []
+def _bulk(port: int, wanted: argparse.Namespace) -> dict[str, Any]:
+    """Send batches over a few connections, each the next one as soon as it is free."""
+    firsts = iter(range(1, wanted.bulk, wanted.batch))
+    told: list[tuple[int, float]] = []
+    threads = [
+        threading.Thread(target=_bulk_sender, args=(port, wanted, firsts, told)) for _ in range(wanted.connections)
+    ]
     started = time.perf_counter()
-    for first in range(1, total, batch):
-        items = [{"kind": "create_lead", **_lead(first + n)} for n in range(min(batch, total - first + 1))]
-        began = time.perf_counter()
-        accepted += _ask(connection, "/v1/bulk", {"items": items})["accepted"]
-        times.append(time.perf_counter() - began)
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
     took = time.perf_counter() - started
-    return {"accepted": accepted, "batch": batch, "per_second": round(accepted / took), "request_s": _spread(times)}
+    accepted = sum(count for count, _ in told)
+    return {
+        "accepted": accepted, "batch": wanted.batch, "connections": wanted.connections,
+        "per_second": round(accepted / took), "request_s": _spread([seconds for _, seconds in told]),
+    }  # fmt: skip
+
+
+def _bulk_sender(port: int, wanted: argparse.Namespace, firsts: Iterator[int], told: list[tuple[int, float]]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    for first in firsts:
+        until = min(first + wanted.batch, wanted.bulk + 1)
+        items = [{"kind": "create_lead", **_lead(n)} for n in range(first, until)]
+        began = time.perf_counter()
+        accepted = _ask(connection, "/v1/bulk", {"items": items})["accepted"]
+        told.append((accepted, time.perf_counter() - began))
 
 
 def _single(port: int, wanted: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
 from ledger.endpoints import PostgresEndpoints
-from ledger.entries import Entry, Key, NewRow, canonical, new_row, payload_place, split_repeats, wanted_keys
+from ledger.entries import Entry, Key, canonical, new_row, payload_place, split_repeats, wanted_keys
 from ledger.sealing import Unreadable, unseal
 from ledger.vault import Vault
 
@@ -163,18 +163,20 @@ class PostgresLedger:
         return replace(entry, endpoint=self.endpoints.register(entry.new.producer, url)) if url else entry
 
     def _entry(self, new: NewDelivery) -> Entry:
-        content = canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
+        body = new.command.content()
+        options = new.command.options.model_dump(mode="json")
+        content = canonical({"kind": new.command.kind, "account": new.account, "content": body})
         content_hash = self.vault.hash(content)
         if new.key is not None:
-            options = new.command.options.model_dump(mode="json", exclude={"key"})
-            body_hash = self.vault.hash(content + canonical(options))
+            unkeyed = {name: value for name, value in options.items() if name != "key"}
+            body_hash = self.vault.hash(content + canonical(unkeyed))
             keys = {(new.producer, f"key:{new.key}"): (body_hash, new.key_kept)}
         else:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
         short = int.from_bytes(content_hash[:8], signed=True)
-        return Entry(new, self.vault.hash(new.command.recipient), keys, short)
+        return Entry(new, self.vault.hash(new.command.recipient), {"content": body, "options": options}, keys, short)
 
     def _insert(
         self, connection: Connection, entries: Sequence[Entry]
@@ -192,7 +194,9 @@ class PostgresLedger:
             same = (each.person, each.content)
             rows.append(new_row(each, data_keys[each.person], self._order_key(each.new), earlier[same]))
             earlier[same] += 1
-        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | wanted_keys(entries) | _LOOP)}
+        wanted = [key for each in entries for key in wanted_keys(each)]
+        values = {"rows": json.dumps(rows), "wanted": json.dumps(wanted)} | _LOOP
+        found = {row.id: row for row in connection.execute(sql.OPEN, values)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
                 self.vault.remember(each.person, data_keys[each.person])
@@ -317,7 +321,7 @@ def _state(outcome: Outcome) -> str:
     return "uncertain"
 
 
-def _columns(rows: Sequence[_Ending] | Sequence[NewRow]) -> dict[str, Any]:
+def _columns(rows: Sequence[_Ending]) -> dict[str, Any]:
     return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
 
 

@@ -3,6 +3,8 @@
 Times are the business of `make bench-claims`; here the plans are read.
 """
 
+import json
+
 import pytest
 from sqlalchemy import text
 
@@ -50,7 +52,7 @@ def crowded(database):
 def opening(connection, ledger):
     entry = ledger._entry(new(policy=DEFAULT))
     row = entries.new_row(entry, ledger.vault.data_keys([entry.person])[entry.person], None, 0)
-    values = store._columns([row]) | entries.wanted_keys([entry]) | store._LOOP
+    values = {"rows": json.dumps([row]), "wanted": json.dumps(entries.wanted_keys(entry))} | store._LOOP
     return "\n".join(each[0] for each in connection.execute(text(f"EXPLAIN {sql_of.OPEN.text}"), values))
 
 
