@@ -1,6 +1,7 @@
 """How fast the REST door takes commands: durable submits in bulk, and the latency of single ones at a steady rate.
 
-Runs the web process as it is shipped on an embedded Postgres, without workers, and talks to it over loopback:
+Runs the web process as it is shipped on an embedded Postgres that waits for the disk, without workers, and talks to it
+over loopback:
 
     python benchmarks/rest.py --bulk 20000 --batch 1000 --rate 100 --seconds 20
 """
@@ -35,7 +36,7 @@ _SENDERS = 8
 def main() -> int:
     """Measure and print one JSON object."""
     wanted = _arguments()
-    with tempfile.TemporaryDirectory() as folder, temporary_postgres() as server:
+    with tempfile.TemporaryDirectory() as folder, temporary_postgres(durable=True) as server:
         data = Path(folder)
         engine = connect(server.url)
         migrate(engine)

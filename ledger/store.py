@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, Row, TextClause
 
 from delivery.callbacks import Callback
@@ -195,7 +196,7 @@ class PostgresLedger:
             rows.append(new_row(each, data_keys[each.person], self._order_key(each.new), earlier[same]))
             earlier[same] += 1
         wanted = [key for each in entries for key in wanted_keys(each)]
-        values = {"rows": json.dumps(rows), "wanted": json.dumps(wanted)} | _LOOP
+        values = {"rows": to_json(rows).decode(), "wanted": to_json(wanted).decode()} | _LOOP
         found = {row.id: row for row in connection.execute(sql.OPEN, values)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
