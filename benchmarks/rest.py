@@ -1,8 +1,9 @@
 """How fast the REST door takes commands: durable submits in bulk, and the latency of single ones at a steady rate.
 
-Runs the web process as it is shipped on an embedded Postgres, without workers, and talks to it over loopback:
+Runs web processes as they are shipped on one embedded Postgres that waits for the disk, without workers, and talks to
+them over loopback: single submits and bulk through one process, then bulk through several.
 
-    python benchmarks/rest.py --bulk 20000 --batch 1000 --rate 100 --seconds 20
+    python benchmarks/rest.py --bulk 20000 --batch 1000 --rate 100 --seconds 20 --processes 2
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _SENDERS = 8
 def main() -> int:
     """Measure and print one JSON object."""
     wanted = _arguments()
-    with tempfile.TemporaryDirectory() as folder, temporary_postgres() as server:
+    with tempfile.TemporaryDirectory() as folder, temporary_postgres(durable=True) as server:
         data = Path(folder)
         engine = connect(server.url)
         migrate(engine)
@@ -45,13 +46,14 @@ def main() -> int:
             "DATABASE_URL": server.url,
             "REDIS_URL": valkey.start(),
             "ENTREGA_DATA": str(data),
-            "ENTREGA_PORT": str(free_port()),
             "ENTREGA_BOOTSTRAP_KEY": _KEY,
         }
         try:
-            with _web(variables, data / "web.log") as port:
+            with ExitStack() as stack:
+                ports = [stack.enter_context(_web(variables, data / f"web{n}.log")) for n in range(wanted.processes)]
                 # Single ones first: the hints of a bulk submit go on for a while after its answer.
-                found = {"single": _single(port, wanted), "bulk": _bulk(port, wanted.bulk, wanted.batch)}
+                found = {"single": _single(ports[0], wanted), "bulk": _bulk(ports[:1], wanted, 1)}
+                found["bulk, all processes"] = _bulk(ports, wanted, wanted.bulk + 1)
         finally:
             valkey.stop()
     print(json.dumps(found, indent=2))  # noqa: T201 - the answer of a program
@@ -62,6 +64,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bulk", type=int, default=20_000, help="commands through /v1/bulk")
     parser.add_argument("--batch", type=int, default=1000, help="commands in one request")
+    parser.add_argument("--connections", type=int, default=2, help="bulk requests under way at once, for each process")
+    parser.add_argument("--processes", type=int, default=2, help="web processes")
     parser.add_argument("--rate", type=int, default=100, help="single submits in a second")
     parser.add_argument("--seconds", type=int, default=20, help="how long single submits go on")
     return parser.parse_args()
@@ -71,9 +75,10 @@ def _arguments() -> argparse.Namespace:
 def _web(variables: Mapping[str, str], log: Path) -> Iterator[int]:
     with log.open("wb") as out:
         command = (sys.executable, "-m", "ingress.web")
-        process = subprocess.Popen(command, env=child_environment(variables), stderr=out, stdout=out)  # noqa: S603 - ours
+        port = free_port()
+        env = child_environment({**variables, "ENTREGA_PORT": str(port)})
+        process = subprocess.Popen(command, env=env, stderr=out, stdout=out)  # noqa: S603 - ours
         try:
-            port = int(variables["ENTREGA_PORT"])
             _await(port)
             yield port
         finally:
@@ -112,17 +117,35 @@ def _lead(n: int) -> dict[str, Any]:
     }
 
 
-def _bulk(port: int, total: int, batch: int) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    accepted, times = 0, []
+def _bulk(ports: Sequence[int], wanted: argparse.Namespace, first: int) -> dict[str, Any]:
+    """Send batches over a few connections to each process, each the next one as soon as it is free."""
+    firsts = iter(range(first, first + wanted.bulk, wanted.batch))
+    told: list[tuple[int, float]] = []
+    threads = [
+        threading.Thread(target=_bulk_sender, args=(port, wanted.batch, firsts, told))
+        for port in ports
+        for _ in range(wanted.connections)
+    ]
     started = time.perf_counter()
-    for first in range(1, total, batch):
-        items = [{"kind": "create_lead", **_lead(first + n)} for n in range(min(batch, total - first + 1))]
-        began = time.perf_counter()
-        accepted += _ask(connection, "/v1/bulk", {"items": items})["accepted"]
-        times.append(time.perf_counter() - began)
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
     took = time.perf_counter() - started
-    return {"accepted": accepted, "batch": batch, "per_second": round(accepted / took), "request_s": _spread(times)}
+    accepted = sum(count for count, _ in told)
+    return {
+        "accepted": accepted, "batch": wanted.batch, "connections": len(threads), "processes": len(ports),
+        "per_second": round(accepted / took), "request_s": _spread([seconds for _, seconds in told]),
+    }  # fmt: skip
+
+
+def _bulk_sender(port: int, batch: int, firsts: Iterator[int], told: list[tuple[int, float]]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    for first in firsts:
+        items = [{"kind": "create_lead", **_lead(n)} for n in range(first, first + batch)]
+        began = time.perf_counter()
+        accepted = _ask(connection, "/v1/bulk", {"items": items})["accepted"]
+        told.append((accepted, time.perf_counter() - began))
 
 
 def _single(port: int, wanted: argparse.Namespace) -> dict[str, Any]:

@@ -248,8 +248,8 @@ class Intake:
     def _account(self, command: Command, language: str) -> str:
         wanted = command.options.account or "default"
         name = wanted if ":" in wanted else f"{command.service}:{wanted}"
-        mine = [each for each in self.accounts if each.startswith(f"{command.service}:")]
-        if name not in mine:
+        if name not in self.accounts or not name.startswith(f"{command.service}:"):
+            mine = [each for each in self.accounts if each.startswith(f"{command.service}:")]
             issue = issue_text("account:" + ", ".join(mine), language)
             raise InvalidCommand(command.kind, (FieldIssue("options.account", issue),))
         return name

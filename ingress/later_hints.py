@@ -15,7 +15,7 @@ from delivery.ports import Hint, Hints
 _log = structlog.get_logger(__name__)
 # Of bulk submits of 10,000 some: with so many hints under way the workers have enough to do for minutes.
 _MOST_WAITING = 20_000
-_AT_ONCE = 200
+_AT_ONCE = 1000
 
 
 class LaterHints:

@@ -1,7 +1,6 @@
 """What the REST door answers, as the types that its OpenAPI is made from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -150,7 +149,7 @@ def page_of(found: list[Delivery], most: int) -> Page:
 def item_of(reply: Reply, language: Language) -> Mapping[str, Any]:
     """Return one item of a bulk answer. Shape: as `BulkItem`."""
     if reply.answer is not None:
-        return {"receipt": asdict(reply.answer), "error": None}
+        return {"receipt": vars(reply.answer), "error": None}
     return refused_item(reply.refusal or LookupError("a reply holds a receipt or a refusal"), language)
 
 

@@ -128,7 +128,7 @@ class Eraser:
             reason: Why, for the audit trail; it must not name the person.
 
         Raises:
-            LedgerUnavailable: Postgres is away or too busy; nothing was changed.
+            LedgerUnavailable: Postgres is away or too busy; nothing but events may be gone.
         """
         with transaction(self.vault.engine) as connection:
             connection.execute(_FORGET_EVENTS, {"people": self._names(connection, recipients)})

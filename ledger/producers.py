@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Row, text
 
-from delivery.producers import DEFAULT, LoopGuard, ProducerPolicy
+from delivery.producers import DEFAULT, LoopGuard, ProducerPolicy, Used
 from ledger.database import statement, transaction
 from ledger.vault import Vault
 
@@ -67,7 +67,7 @@ class Producer:
     """A producer, what it may do, and what it has used of its caps in the windows that run now.
 
     Attributes:
-        in_minute: Deliveries in the last minute that was counted; `in_day` and `new_in_day` (new people) likewise.
+        in_minute: Deliveries in the minute that runs; `in_day` and `new_in_day` (new people) likewise.
     """
 
     name: str
@@ -186,4 +186,5 @@ def policy_of(row: Row[Any]) -> ProducerPolicy:
 
 
 def _producer(row: Row[Any]) -> Producer:
-    return Producer(row.name, policy_of(row), row.frozen_at, row.in_minute, row.in_day, row.new_in_day)
+    used = Used(row.minute_from, row.in_minute, row.day_from, row.in_day, row.new_in_day).at(datetime.now(UTC))
+    return Producer(row.name, policy_of(row), row.frozen_at, used.in_minute, used.in_day, used.new_in_day)

@@ -25,29 +25,24 @@ POINT_KEYS = text("""
 # One statement, so that a submit is one round trip. A row is opened when its payload was sealed with the person's own
 # data key and it won every key it wants; the answer says which of the two was missing. The loop guard counts here, by
 # an index that ends after as many rows as are too many: what one statement does not see yet, the next one counts.
+# The rows travel as one JSON text: 26 arrays took a sixth of a bulk submit to write.
 # NOT IN is looked up in a hash, whatever the planner expects: a count for each row made 10,000 of them quadratic.
 OPEN = text("""
     WITH new AS (
-      SELECT * FROM unnest(
-        CAST(:ids AS uuid[]), CAST(:kinds AS text[]), CAST(:accounts AS text[]), CAST(:producers AS text[]),
-        CAST(:priorities AS smallint[]), CAST(:send_at AS timestamptz[]), CAST(:expires_at AS timestamptz[]),
-        CAST(:expires_in AS float8[]), CAST(:holds AS smallint[]), CAST(:people AS bytea[]),
-        CAST(:recipients AS text[]), CAST(:bodies AS bytea[]), CAST(:order_keys AS text[]),
-        CAST(:fallbacks AS smallint[]), CAST(:endpoints AS uuid[]), CAST(:data_keys AS bytea[]),
-        CAST(:data_keys_are_new AS bool[]), CAST(:marketing AS smallint[]), CAST(:cancel_on_reply AS smallint[]),
-        CAST(:contents AS bigint[]), CAST(:held_codes AS text[]), CAST(:held_reasons AS text[]),
-        CAST(:same_most AS int[]), CAST(:same_since AS uuid[]), CAST(:same_earlier AS int[]),
-        CAST(:may_be_refused AS bool[])
-      ) WITH ORDINALITY AS new (
-        id, kind, account, producer, priority, send_at, expires_at, expires_s, hold, person, recipient, body,
-        order_key, fallback, endpoint_id, data_key, data_key_is_new, marketing, cancel_on_reply, content, held_code,
-        held_reason, same_most, same_since, same_earlier, may_be_refused, place)
+      SELECT * FROM ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS (
+        id uuid, kind text, account text, producer text, priority smallint, send_at timestamptz, expires_at timestamptz,
+        expires_s float8, hold smallint, person bytea, recipient text, body bytea, order_key text, fallback smallint,
+        endpoint_id uuid, data_key bytea, data_key_is_new bool, marketing smallint, cancel_on_reply smallint,
+        content bigint, held_code text, held_reason text, same_most int, same_since uuid, same_earlier int,
+        may_be_refused bool
+      )) WITH ORDINALITY AS new
     ), wanted AS (
-      SELECT * FROM unnest(CAST(:key_ids AS uuid[]), CAST(:key_producers AS text[]), CAST(:keys AS text[]),
-                           CAST(:key_hashes AS bytea[]), CAST(:kept AS float8[]))
-        AS wanted (id, producer, key, body_hash, kept_s)
+      SELECT * FROM json_to_recordset(CAST(:wanted AS json))
+        AS wanted (id uuid, producer text, key text, body_hash bytea, kept_s float8)
     ), known AS (
-      SELECT person, data_key FROM people WHERE person IN (SELECT person FROM new)
+      SELECT p.person, p.data_key FROM (SELECT DISTINCT person FROM new) AS n CROSS JOIN LATERAL (
+        SELECT person, data_key FROM people WHERE person = n.person LIMIT 1
+      ) AS p
     ), made AS (
       INSERT INTO people (person, data_key)
       SELECT DISTINCT ON (person) person, data_key FROM new
@@ -59,8 +54,8 @@ OPEN = text("""
       SELECT new.*, new.same_most IS NOT NULL AND new.same_earlier + (
                SELECT count(*) FROM (
                  SELECT FROM deliveries d
-                 WHERE d.person = new.person AND d.content = new.content AND d.id > new.same_since
-                   AND d.producer = new.producer AND new.same_most IS NOT NULL
+                 WHERE d.person = new.person AND d.content = new.content AND (d.id > new.same_since) IS TRUE
+                   AND (d.producer = new.producer) IS TRUE AND new.same_most IS NOT NULL
                  LIMIT new.same_most
                ) AS same
              ) >= new.same_most AS looped
@@ -90,7 +85,7 @@ OPEN = text("""
              hold, person, recipient, order_key, fallback, endpoint_id, marketing, cancel_on_reply, content,
              CASE WHEN looped THEN :loop_code ELSE held_code END,
              CASE WHEN looped THEN :loop_reason ELSE held_reason END
-      FROM won ORDER BY place
+      FROM won ORDER BY ordinality
       RETURNING id, state, next_at, producer
     ), stored AS (
       INSERT INTO payloads (delivery_id, body) SELECT id, body FROM won

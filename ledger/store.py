@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, Row, TextClause
 
 from delivery.callbacks import Callback
@@ -23,7 +24,7 @@ from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import statement, transaction
 from ledger.endpoints import PostgresEndpoints
-from ledger.entries import Entry, Key, NewRow, canonical, new_row, payload_place, split_repeats, wanted_keys
+from ledger.entries import Entry, Key, canonical, new_row, payload_place, split_repeats, wanted_keys
 from ledger.sealing import Unreadable, unseal
 from ledger.vault import Vault
 
@@ -155,26 +156,28 @@ class PostgresLedger:
         return [opened[each.new.id] for each in entries]
 
     def _entries(self, new: Sequence[NewDelivery]) -> list[Entry]:
-        return [replace(self._entry(each), endpoint=self._endpoint(each)) for each in new]
+        return [self._with_endpoint(self._entry(each)) for each in new]
+
+    def _with_endpoint(self, entry: Entry) -> Entry:
+        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
+        url = entry.new.command.options.callback_url
+        return replace(entry, endpoint=self.endpoints.register(entry.new.producer, url)) if url else entry
 
     def _entry(self, new: NewDelivery) -> Entry:
-        content = canonical({"kind": new.command.kind, "account": new.account, "content": new.command.content()})
+        body = new.command.content()
+        options = new.command.options.model_dump(mode="json")
+        content = canonical({"kind": new.command.kind, "account": new.account, "content": body})
         content_hash = self.vault.hash(content)
         if new.key is not None:
-            options = new.command.options.model_dump(mode="json", exclude={"key"})
-            body_hash = self.vault.hash(content + canonical(options))
+            unkeyed = {name: value for name, value in options.items() if name != "key"}
+            body_hash = self.vault.hash(content + canonical(unkeyed))
             keys = {(new.producer, f"key:{new.key}"): (body_hash, new.key_kept)}
         else:
             keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
         if new.origin is not None:
             keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
         short = int.from_bytes(content_hash[:8], signed=True)
-        return Entry(new, self.vault.hash(new.command.recipient), keys, short)
-
-    def _endpoint(self, new: NewDelivery) -> UUID | None:
-        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
-        url = new.command.options.callback_url
-        return self.endpoints.register(new.producer, url) if url else None
+        return Entry(new, self.vault.hash(new.command.recipient), {"content": body, "options": options}, keys, short)
 
     def _insert(
         self, connection: Connection, entries: Sequence[Entry]
@@ -192,7 +195,9 @@ class PostgresLedger:
             same = (each.person, each.content)
             rows.append(new_row(each, data_keys[each.person], self._order_key(each.new), earlier[same]))
             earlier[same] += 1
-        found = {row.id: row for row in connection.execute(sql.OPEN, _columns(rows) | wanted_keys(entries) | _LOOP)}
+        wanted = [key for each in entries for key in wanted_keys(each)]
+        values = {"rows": to_json(rows).decode(), "wanted": to_json(wanted).decode()} | _LOOP
+        found = {row.id: row for row in connection.execute(sql.OPEN, values)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
                 self.vault.remember(each.person, data_keys[each.person])
@@ -317,7 +322,7 @@ def _state(outcome: Outcome) -> str:
     return "uncertain"
 
 
-def _columns(rows: Sequence[_Ending] | Sequence[NewRow]) -> dict[str, Any]:
+def _columns(rows: Sequence[_Ending]) -> dict[str, Any]:
     return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
 
 

@@ -201,11 +201,15 @@ class PostgresServer:
 
 
 @contextmanager
-def temporary_postgres() -> Iterator[PostgresServer]:
-    """Yield a started, fast, throw-away server, deleted at the end; for tests."""
+def temporary_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """Yield a started, throw-away server, deleted at the end.
+
+    Args:
+        durable: Whether commits wait for the disk; tests need not.
+    """
     data = Path(tempfile.mkdtemp(prefix="entrega-pg-"))
     data.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    server = PostgresServer(data, durable=False)
+    server = PostgresServer(data, durable=durable)
     try:
         server.start()
         yield server

@@ -28,8 +28,8 @@ RETRY_QUEUE = "retry"
 _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
 _PULSE_EVERY_S = 1.0
 _CONNECTIONS = 10
-# A worker that got one hint takes up what waits behind it too (`delivery.lane`), so many hints at once are too many.
-_ONE_FOR = 16
+# A worker that got one hint takes up what waits behind it too (`delivery.lane`), so of many at once these are enough.
+_AT_LEAST = 16
 
 
 class CeleryHints:
@@ -128,12 +128,12 @@ class CeleryHints:
 
 
 def _thinned(hints: Iterable[Hint]) -> list[Hint]:
-    """Leave out what lanes find by themselves: of many hints for now every so manieth stays, the first in any case."""
+    """Leave out what lanes find by themselves: of many hints for now a few stay, the first in any case."""
     own: list[Hint] = []
     shared: dict[str, list[Hint]] = {}
     for each in hints:
         (own if each.wait or each.alone or each.priority == "high" else shared.setdefault(each.kind, [])).append(each)
-    return own + [each for alike in shared.values() for each in alike[:: _ONE_FOR if len(alike) > _ONE_FOR else 1]]
+    return own + [each for alike in shared.values() for each in alike[:: max(1, len(alike) // _AT_LEAST)]]
 
 
 def _pulse(app: "Entrega") -> Redis | None:

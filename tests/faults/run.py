@@ -103,7 +103,8 @@ class _Course:
         coming = list(self.plan.steps)
         self.load.start()
         while not self.load.is_over and time.monotonic() < deadline:
-            self.load.gate = coming[1].at if len(coming) > 1 else self.plan.deliveries
+            # The load runs on to the fault after the next, and never past the last one that has not struck.
+            self.load.gate = coming[:2][-1].at if coming else self.plan.deliveries
             if coming and self.load.handed_over >= min(coming[0].at, self.plan.deliveries):
                 self._strike(coming.pop(0))
             if self.load.handed_over >= _FLOWER_FROM * self.plan.deliveries:

@@ -31,8 +31,16 @@ def migrated(postgres_url):
 @pytest.fixture
 def database(migrated):
     with migrated.begin() as connection:
-        connection.execute(text(f"TRUNCATE {', '.join(metadata.tables)}"))
+        empty(connection)
     return migrated
+
+
+def empty(connection):
+    """Empty every table: row by row while they are small: new files for all of them take a tenth of a second."""
+    tables = [each.name for each in reversed(metadata.sorted_tables)]
+    is_large = connection.scalar(text("SELECT pg_relation_size('deliveries') > 500000"))
+    step = f"TRUNCATE {', '.join(tables)}" if is_large else "; ".join(map("DELETE FROM {}".format, tables))
+    connection.execute(text(step))
 
 
 @pytest.fixture

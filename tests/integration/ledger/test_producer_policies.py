@@ -353,3 +353,12 @@ def test_what_is_used_survives_a_change_of_the_policy(intake, producers, sql):
     assert sql("SELECT action, reason FROM audit WHERE account = 'producer:loja' ORDER BY id") == [
         ("policy", "test"), ("policy", "more"),
     ]  # fmt: skip
+
+
+def test_what_was_used_of_a_window_that_is_over_is_not_shown(producers, sql):
+    producers.set("loja", replace(DEFAULT, per_minute=9, per_day=9), reason="a trial")
+    sql("UPDATE producers SET minute_from = now() - interval '2 minutes', in_minute = 5, day_from = now(), in_day = 7")
+
+    found = producers.find("loja")
+
+    assert (found.in_minute, found.in_day) == (0, 7)

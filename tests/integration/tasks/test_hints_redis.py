@@ -44,7 +44,7 @@ def test_many_hints_at_once_are_thinned_out_because_lanes_find_the_rest(hints):
 
     sent = hints.send(many)
 
-    assert sent == hints.backlog() == 10
+    assert sent == hints.backlog() == 16
 
 
 @pytest.mark.parametrize("needed", [{"alone": True}, {"wait": timedelta(seconds=9)}, {"priority": "high"}])

@@ -1,6 +1,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from email_validator import EmailNotValidError, validate_email
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.policy import load_specs
 from delivery.commands import CreateLead, SendEmail, SendWhatsApp, parse_command
@@ -29,6 +32,35 @@ def test_a_lead_gets_its_default_origin():
     assert isinstance(command, CreateLead)
     assert command.content() == LEAD | {"origem": "agente_ia", "tags": []}
     assert command.recipient == "ana.teste@exemplo.com.br"
+
+
+def by_the_library(address):
+    try:
+        return validate_email(address.strip(), check_deliverability=False, allow_smtputf8=False, strict=True).normalized
+    except EmailNotValidError:
+        return None
+
+
+def by_us(address):
+    try:
+        return parse("send_email", LETTER | {"to": address}).to[0]
+    except InvalidCommand:
+        return None
+
+
+LOCALS = st.text("aZ0._+-!#'{|}~\"\\ \n@(),:;<>[]\u00e9\u0661", max_size=66) | st.sampled_from(
+    ["Postmaster", "abuse", "x" * 65]
+)
+DOMAINS = st.text("aZ0.-_ @\u00e9", max_size=70) | st.sampled_from(
+    ["exemplo.com.br", "EXEMPLO.com", "exemplo", "exemplo..com", "-a.com", "localhost", "a.test", "xn--bcher-kva.com"]
+)
+
+
+@given(local=LOCALS, domain=DOMAINS)
+def test_an_address_is_read_as_the_library_reads_it(local, domain):
+    address = f"{local}@{domain}"
+
+    assert by_us(address) == by_the_library(address)
 
 
 def test_addresses_and_numbers_are_normalised():
