@@ -55,7 +55,7 @@ bench: $(READY) $(RIVALS_READY) ## Measure us alone and beside our rivals; resul
 	@$(BIN)/python -m benchmarks.inbound
 	@$(BIN)/python -m benchmarks.compare $(BENCH)
 
-bench-quick: $(READY) $(RIVALS_READY) ## See in two minutes that we and every rival still run side by side
+bench-quick: $(READY) $(RIVALS_READY) ## See in three minutes that we and every rival still run side by side
 	@$(BIN)/python -m benchmarks.compare --quick
 
 bench-claims: $(READY) ## Measure a claim behind 1,000 and behind 1,000,000 waiting deliveries

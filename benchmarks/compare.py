@@ -1,7 +1,7 @@
 """Entrega and its rivals side by side: one run, one machine, the same calls in flight, the same provider, in turns.
 
 `make bench` runs it in full, prints medians and ratios, keeps them in `benchmarks/results/rivals.json` and draws them
-in `docs/performance.md`. `make bench-quick` shows in two minutes that every system runs; it keeps nothing. How each
+in `docs/performance.md`. `make bench-quick` shows in three minutes that every system runs; it keeps nothing. How each
 rival is set up, and after which page of its documentation, stands in `benchmarks/rivals/`. A system that fails is
 shown with its reason. Compare figures of one run with each other only: other work on the machine moves them all.
 """

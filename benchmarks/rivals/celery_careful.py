@@ -1,8 +1,8 @@
 """The Celery task of somebody who read the documentation: threads, a pooled session, late acknowledgement, no results.
 
 Source: Celery 5.7 documentation, "Optimizing" (late acknowledgement for idempotent tasks; prefetch stays at the default
-of 4, because short tasks want more than 1), "Tasks: tips and best practices" (ignore results you don't want) and
-"Concurrency" (threads for waiting work), read 2026-11-22. No gossip and no mingle, as Entrega's own workers.
+of 4, because short tasks want more than 1), read 2026-11-22. No results, threads, no gossip and no mingle, as
+Entrega's own workers.
 """
 
 import requests

@@ -1,7 +1,6 @@
 """The Celery task that most people write: prefork, `requests.post`, autoretry; a new connection for each call.
 
-Source: Celery 5.7 documentation, "Tasks: automatic retry for known exceptions" and "First steps with Celery: running
-the worker", read 2026-11-22. No result backend, acknowledged early, prefetch as it comes: nothing was changed.
+No result backend, acknowledged early, prefetch as it comes: the settings of Celery 5.7.0, nothing was changed.
 """
 
 import requests

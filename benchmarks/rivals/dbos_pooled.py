@@ -1,8 +1,7 @@
 """DBOS: a durable workflow of one step for each message, taken from a queue in Postgres; a pooled session.
 
 Source: DBOS documentation for Python, "Queues and concurrency" (`worker_concurrency` for each process, each with an
-`executor_id` of its own; enqueue from outside with DBOSClient), "Queue worker" (the shape of this program), "Steps"
-(calls to the outside are steps, with retries) and "Queues" (`polling_interval_sec`), read 2026-11-22. The polling
+`executor_id` of its own; enqueue from outside with DBOSClient), read 2026-11-22. The polling
 interval is 20 ms instead of 1 s: a worker refills its free places only when it polls, and at 1 s the pause would be
 all that is measured (16 places make 16 messages a second).
 

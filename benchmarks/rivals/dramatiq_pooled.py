@@ -1,8 +1,7 @@
 """Dramatiq on Redis, with a pooled session.
 
-Source: Dramatiq 2.2 documentation, "User guide" (actors, retries), "Best practices" (idempotent actors, simple
-messages) and "Advanced topics" (persistence: acknowledged when processed), read 2026-11-22. The default middleware
-stays; no results, which are off unless asked for.
+Source: Dramatiq 2.2 documentation, "Best practices" (idempotent actors, simple messages), read 2026-11-22. The default
+middleware stays; no results, which are off unless asked for.
 """
 
 import dramatiq

@@ -1,8 +1,8 @@
 """taskiq on a Redis stream, the broker of its Redis package that acknowledges; asynchronous, one aiohttp session.
 
 Source: taskiq 0.13 documentation, "CLI" (`--max-async-tasks`, `--max-prefetch` for high message rates with brokers that
-acknowledge), "State and dependencies" (one client for each worker, made at its start), "Available brokers", and the
-README of taskiq-redis 1.2 ("RedisStreamBroker supports acknowledgements"), read 2026-11-22. No result backend.
+acknowledge) and "State and dependencies" (one client for each worker, made at its start), read 2026-11-22. No result
+backend.
 """
 
 import asyncio
