@@ -18,6 +18,7 @@ from ledger.database import connect
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
 from ledger.vault import Vault
+from tests.integration.conftest import due
 from worker.limits import LimitRules, SharedLimiter
 
 ACCOUNT = "crm:default"
@@ -63,10 +64,9 @@ def limiter(redis_url, database, windows):
 
 def work(ledger, engine):
     while True:
-        found = ledger.backlogs(stale=timedelta(), most=1)
-        due = [hint for each in found for hint in ledger.due(each, stale=timedelta(), waits=[timedelta()])]
-        engine.deliver([each.id for each in due])
-        if not due:
+        ids = due(ledger, most=1, stale=timedelta())
+        engine.deliver(ids)
+        if not ids:
             time.sleep(0.01)
 
 
