@@ -104,6 +104,17 @@ def test_the_sweep_sends_no_hints_into_a_full_or_absent_broker(voice, ledger, sq
     assert voice.sent == []
 
 
+@pytest.mark.parametrize(("waiting", "age_s", "lost"), [(0, 2, False), (0, 5, True), (1, 5, False), (1, 10, True)])
+def test_a_hint_counts_as_lost_sooner_where_none_waits_for_a_worker(voice, ledger, sql, waiting, age_s, lost):
+    ids = [each.id for each in ledger.open([new(lead())])]
+    sql("UPDATE deliveries SET hinted_at = now() - make_interval(secs => :age_s)", age_s=age_s)
+    voice.waiting = waiting
+
+    sweep.run()
+
+    assert voice.sent == ids * lost
+
+
 def test_a_tick_is_carried_out_once_however_often_it_comes(voice, archive, ledger, sql):
     (opened,) = ledger.open([new()])
     sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")
