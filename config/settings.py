@@ -393,10 +393,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         return Settings(**(overrides or {}))
     except ValidationError as err:
         # The cause would carry the values.
-        raise ConfigurationError(_issues(err)) from None
+        raise ConfigurationError(issues_of(err)) from None
 
 
-def _issues(err: ValidationError) -> Mapping[str, str]:
+def issues_of(err: ValidationError) -> Mapping[str, str]:
+    """Return what is wrong with each variable, by name; never a value."""
     listed = err.errors(include_url=False, include_input=False)
     return {str(each["loc"][0]).upper(): _issue(each) for each in listed}
 

@@ -135,10 +135,10 @@ class Engine:
 
     def _call(self, claimed: Claimed) -> Receipt | ProviderError:
         order = claimed.order
-        provider = self.providers.get(order.account) or self.providers.get(order.command.service)
-        if provider is None:
-            return Permanent(f"no account named {order.account} is set up here", code="misconfigured")
         try:
+            provider = self.providers.get(order.account) or self.providers.get(order.command.service)
+            if provider is None:
+                return Permanent(f"no account named {order.account} is set up here", code="misconfigured")
             return provider.send(order)
         except ProviderError as err:
             return err

@@ -4,7 +4,7 @@ The row is committed before anything is answered; the hint follows, best effort.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -108,7 +108,7 @@ class Intake:
     ledger: Ledger
     hints: Hints
     specs: Mapping[str, Spec]
-    accounts: tuple[str, ...]
+    accounts: Collection[str]
     same_within: timedelta = timedelta(minutes=10)
     key_kept: timedelta = timedelta(days=7)
     max_bytes: int = 16_000_000

@@ -7,7 +7,6 @@ answered as the first was, and the other two change nothing.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from delivery.commands import KINDS
-from delivery.errors import FieldIssue
+from delivery.errors import FieldIssue, LedgerUnavailable
 from delivery.intake import Item
 from delivery.wording import issue_text
 from ingress.access import Caller
@@ -153,18 +152,31 @@ class _Simulate(_Strict):
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True)
 class AgentTools:
-    """Carries out tool calls; everything it does, the REST door does alike."""
+    """Carries out tool calls; everything it does, the REST door does alike.
 
-    door: RestDoor
+    Attributes:
+        sheets: Every tool by name. The same for every key: a scope that is missing is said when a tool is called.
+    """
 
-    @cached_property
-    def sheets(self) -> Mapping[str, Sheet]:
-        """Every tool by name. The same for every key: a scope that is missing is said when a tool is called."""
+    def __init__(self, door: RestDoor) -> None:
+        self.door = door
+        self._accounts = door.app.accounts.defaults
+        self.sheets = self._sheets(self._accounts)
+
+    def refresh(self) -> None:
+        """Take up accounts that operators added meanwhile; asks the ledger, so call it beside the event loop."""
+        try:
+            accounts = tuple(self.door.app.accounts)
+        except LedgerUnavailable:
+            return
+        if accounts != self._accounts:
+            self.sheets, self._accounts = self._sheets(accounts), accounts
+
+    def _sheets(self, accounts: tuple[str, ...]) -> Mapping[str, Sheet]:
         app = self.door.app
         commands = {
-            kind: command_schema(kind, app.specs[KINDS[kind].service].operations[kind].choices(), app.intake.accounts)
+            kind: command_schema(kind, app.specs[KINDS[kind].service].operations[kind].choices(), accounts)
             for kind in OFFERED
         }
         sheets = [

@@ -26,7 +26,7 @@ def show_all(as_json: Json = False) -> None:
     Example: entrega breaker list
     """
     app = opened_app()
-    _show(_gate(app).statuses(app.intake.accounts), as_json=as_json)
+    _show(_gate(app).statuses(app.accounts), as_json=as_json)
 
 
 @breakers.command("open")

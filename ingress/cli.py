@@ -341,6 +341,6 @@ def _one_of(app: "Entrega", account: str | None, *, everything: bool) -> str | N
 
 
 def _known(app: "Entrega", account: str) -> str:
-    if account not in app.intake.accounts and not app.ledger.endpoints.knows(account):
-        _fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
+    if account not in app.accounts and not app.ledger.endpoints.knows(account):
+        _fail(f"There is no account {account!r}; there are: {', '.join(app.accounts)}", WRONG_USE)
     return account

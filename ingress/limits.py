@@ -27,10 +27,10 @@ def limits(account: Account = None, as_json: Json = False) -> None:
     from worker.wiring import shared_limiter, shared_memory
 
     app = opened_app()
-    if account is not None and account not in app.intake.accounts:
-        fail(f"There is no account {account!r}; there are: {', '.join(app.intake.accounts)}", WRONG_USE)
+    if account is not None and account not in app.accounts:
+        fail(f"There is no account {account!r}; there are: {', '.join(app.accounts)}", WRONG_USE)
     limiter = shared_limiter(app, shared_memory(app.settings))
-    found = [limiter.status(each) for each in app.intake.accounts if account in {None, each}]
+    found = [limiter.status(each) for each in app.accounts if account in {None, each}]
     if as_json:
         typer.echo(json.dumps([asdict(each) for each in found], default=_seconds))
     else:

@@ -63,9 +63,11 @@ def mcp_server(
     """
 
     async def list_tools(_context: Context, _params: PaginatedRequestParams | None) -> ListToolsResult:
+        await run_in_threadpool(tools.refresh)
         return ListToolsResult(tools=[_tool(each) for each in tools.sheets.values()])
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
+        await run_in_threadpool(tools.refresh)
         if params.name not in tools.sheets:
             raise MCPError(INVALID_PARAMS, f"there is no such tool; there are: {', '.join(tools.sheets)}")
         language = language_of(context)

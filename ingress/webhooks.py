@@ -22,6 +22,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
 from config.policy import Signature, Spec, Webhook
+from config.settings import Settings
 from delivery.inbound import Told
 from ingress.bodies import BodyReader
 from ingress.problems import Problem
@@ -45,6 +46,7 @@ class _Door:
     """One account's webhook, looked up."""
 
     account: str
+    settings: Settings
     spec: Spec
     form: Webhook
 
@@ -60,7 +62,7 @@ def create_webhooks(app: "Entrega", bodies: BodyReader) -> APIRouter:
         door = _door(app, service, account)
         _check_network(door, request)
         query = request.query_params
-        tokens = app.settings.secrets(door.form.verify_token) if door.form.verify_token else ()
+        tokens = door.settings.secrets(door.form.verify_token) if door.form.verify_token else ()
         if query.get("hub.mode") != "subscribe" or not _is_one_of(query.get("hub.verify_token", ""), tokens):
             raise _refused(door, Problem("unwelcome"), "wrong verify token")
         challenge = query.get("hub.challenge", "")
@@ -71,9 +73,9 @@ def create_webhooks(app: "Entrega", bodies: BodyReader) -> APIRouter:
     @router.post("/{service}/{account}")
     async def receive(service: str, account: str, request: Request) -> Response:
         """Store what a provider tells; 200 once it is stored."""
-        door = _door(app, service, account)
+        door = await run_in_threadpool(_door, app, service, account)
         _check_network(door, request)
-        secrets = app.settings.secrets(door.form.signature.secret)
+        secrets = door.settings.secrets(door.form.signature.secret)
         if not secrets:  # fail closed, and let the provider repeat until the secret is set
             unset = Problem("secret_unset", retry_after_s=_RETRY_S)
             raise _refused(door, unset, f"{door.form.signature.secret} is not set")
@@ -121,9 +123,13 @@ def signature(body: bytes, form: Signature, secret: str) -> bytes:
 
 def _door(app: "Entrega", service: str, account: str) -> _Door:
     name, spec = f"{service}:{account}", app.specs.get(service)
-    if spec is None or spec.webhook is None or name not in app.intake.accounts:
+    if spec is None or spec.webhook is None or name not in app.accounts:
         raise Problem("not_found")
-    return _Door(name, spec, spec.webhook)
+    try:
+        return _Door(name, app.accounts.settings(name), spec, spec.webhook)
+    except LookupError as err:  # fail closed, and let the provider repeat
+        _log.warning("webhook_refused", account=name, status=503, reason=str(err))
+        raise Problem("secret_unset", retry_after_s=_RETRY_S) from None
 
 
 def _check_network(door: _Door, request: Request) -> None:
@@ -141,20 +147,20 @@ def _proof(door: _Door, request: Request) -> bytes:
 
 
 def _keep(app: "Entrega", door: _Door, body: bytes) -> int:
-    told = _told(app, door, body)
+    told = _told(door, body)
     new = app.inbound.keep(door.account, told.events)
     _log.info("webhook", account=door.account, events=len(told.events), new=new, skipped=dict(told.skipped))
     return new
 
 
-def _told(app: "Entrega", door: _Door, body: bytes) -> Told:
+def _told(door: _Door, body: bytes) -> Told:
     try:
         parsed = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise _refused(door, Problem("invalid_json", why=("não é JSON", "it is not JSON")), "it is not JSON") from None
     if door.form.shape is not None:
         return described_events(parsed, door.form.shape)
-    return Reader(door.form, app.settings.whatsapp_phone_number_id, datetime.now(UTC)).read(parsed)
+    return Reader(door.form, door.settings.whatsapp_phone_number_id, datetime.now(UTC)).read(parsed)
 
 
 def _no_constant(_: str) -> NoReturn:

@@ -222,6 +222,12 @@ accounts = Table(
     Column("probed_at", _Instant),
     Column("told", Text, comment="what the provider last told of this account by itself"),
     Column("told_at", _Instant),
+    Column(
+        "settings",
+        LargeBinary,
+        comment="an added account's variables as JSON, sealed with a master key; null: the environment's",
+    ),
+    Column("version", Integer, nullable=False, server_default="1", comment="grows with each change of the settings"),
 )
 
 credentials = Table(

@@ -1,4 +1,4 @@
-"""What stands in the place of an account whose settings are missing: it says which, and nobody is called."""
+"""What stands in the place of an account whose settings are missing: it says what to do, and nobody is called."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ class Unconfigured:
 
     Attributes:
         account: Its name, e.g. "crm:default".
-        missing: The variables to set.
+        step: What to do, e.g. "set SMTP_HOST, restart the workers".
     """
 
     account: str
-    missing: tuple[str, ...]
+    step: str
 
     def send(self, order: Order) -> Receipt:  # noqa: ARG002 - the port's shape
         """Refuse, so that the account and its deliveries are held until the settings are there.
@@ -52,6 +52,5 @@ class Unconfigured:
         raise self._verdict()
 
     def _verdict(self) -> Permanent:
-        names = ", ".join(self.missing)
-        advice = f"set {names}, restart the workers, then run: entrega resume {self.account}"
+        advice = f"{self.step}, then run: entrega resume {self.account}"
         return Permanent(f"{self.account} is not set up: {advice}", code="misconfigured")

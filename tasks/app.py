@@ -21,6 +21,7 @@ from delivery.intake import Intake
 from delivery.lane import Lanes
 from delivery.producers import LOOPING, Policies
 from delivery.wording import issue_text
+from ledger.accounts import Accounts
 from ledger.callbacks import Callbacks
 from ledger.database import connect
 from ledger.doubts import PostgresDoubts
@@ -127,14 +128,19 @@ class Entrega(Celery):
         return CeleryHints(self, {kind: spec.name for spec in self.specs.values() for kind in spec.operations})
 
     @cached_property
+    def accounts(self) -> Accounts:
+        """The accounts of every service; those of callbacks are the hosts that producers name, and stand elsewhere."""
+        specs = {name: spec for name, spec in self.specs.items() if name != Callback.service}
+        return Accounts(self.database, self.ledger.vault.masters, self.settings, specs)
+
+    @cached_property
     def intake(self) -> Intake:
         """The way in for commands."""
-        accounts = tuple(f"{name}:default" for name in self.specs if name != Callback.service)
         return Intake(
             self.ledger,
             self.hints,
             self.specs,
-            accounts,
+            self.accounts,
             sandbox=self.settings.entrega_env == "sandbox",
             policies=self.policies,
             frozen=_tell_of_frozen,

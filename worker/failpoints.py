@@ -5,7 +5,7 @@ file of its name; taking it is a rename, so one arming strikes once, in one of t
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,6 +131,26 @@ class BrittleProvider:
         return self.provider.probe()
 
 
+@dataclass(frozen=True)
+class BrittleProviders(Mapping[str, Provider]):
+    """The providers of a worker, each with points around its call."""
+
+    providers: Mapping[str, Provider]
+    failpoints: Failpoints
+
+    def __getitem__(self, account: str) -> Provider:
+        """Return one of them."""
+        return BrittleProvider(self.providers[account], self.failpoints)
+
+    def __iter__(self) -> Iterator[str]:
+        """Give their names."""
+        return iter(self.providers)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.providers)
+
+
 def brittle_ledger(ledger: PostgresLedger, folder: Path) -> BrittleLedger:
     """Return the same ledger with points."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,8 +167,7 @@ def fit_failpoints(app: "Entrega") -> None:
 
     def build_brittle() -> Any:
         engine = build()
-        providers = {name: BrittleProvider(each, brittle.failpoints) for name, each in engine.providers.items()}
-        return replace(engine, providers=providers)
+        return replace(engine, providers=BrittleProviders(engine.providers, brittle.failpoints))
 
     app.engine_factory = build_brittle
     _log.warning("failpoints_fitted", folder=str(brittle.failpoints.folder), next="unset ENTREGA_FAILPOINTS")

@@ -1,8 +1,8 @@
-"""Puts the delivery engine together: one provider for each account, from the settings and the specs."""
+"""Puts the delivery engine together: one provider for each account, from its settings and the specs."""
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import getpid
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from redis.retry import Retry
 
 from config.policy import Spec, Timeouts
 from config.settings import Settings
-from delivery.callbacks import Callback
 from delivery.engine import Engine
 from delivery.errors import Permanent
 from delivery.judging import lease
@@ -32,6 +31,7 @@ from providers.token_shelf import Shelf, TokenShelf
 from providers.unconfigured import Unconfigured
 from providers.whatsapp_cloud import WhatsAppCloud
 from tasks.app import LANE_THREADS
+from worker.accounts import Providers
 from worker.alerts import Alarm
 from worker.breaker import BreakerGate
 from worker.limits import LimitRules, SharedLimiter
@@ -49,6 +49,7 @@ _TOKEN_PLACE = "redis.token"  # noqa: S105 - the name of a place, not a password
 class _Parts:
     """What providers are built from."""
 
+    account: str
     settings: Settings
     http: HttpClient
     redis: Redis | None
@@ -70,18 +71,19 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     stored = PostgresCredentials(app.database, app.ledger.vault)
     threads = app.conf.worker_concurrency + LANE_THREADS
     http = HttpClient(pool_size=threads)
-    parts = _Parts(app.settings, http, redis, token_key, stored, recorder, app.ledger.endpoints, threads)
-    providers = {_account(name): _provider(parts, spec) for name, spec in app.specs.items()}
+    common = _Parts("", app.settings, http, redis, token_key, stored, recorder, app.ledger.endpoints, threads)
+    providers = Providers(
+        app.accounts,
+        app.settings,
+        lambda name, settings: _provider(
+            replace(common, account=name, settings=settings), app.specs[name.partition(":")[0]]
+        ),
+    )
     worker = f"{socket.gethostname()}:{getpid()}"
     # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
     gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
     alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates)
-
-
-def _account(service: str) -> str:
-    # The accounts of callbacks are hosts that producers name: one adapter serves them all.
-    return service if service == Callback.service else f"{service}:default"
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:
@@ -107,14 +109,13 @@ def shared_memory(settings: Settings) -> Redis | None:
 
 
 def _provider(parts: _Parts, spec: Spec) -> Provider:
-    account = _account(spec.name)
     missing = parts.settings.configured_services()[spec.name]
     if missing:
-        return Unconfigured(account, missing)
+        return Unconfigured(parts.account, f"set {', '.join(missing)}, restart the workers")
     try:
         return _ADAPTERS[spec.adapter](parts, spec)
     except Permanent as err:
-        return Unconfigured(account, (f"it again ({err})",))
+        return Unconfigured(parts.account, f"set it again ({err})")
 
 
 def _crm_rest(parts: _Parts, spec: Spec) -> Provider:
@@ -140,10 +141,10 @@ def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
 
 def _shelf(parts: _Parts, spec: Spec, us: ClientCredentials) -> Shelf:
     if spec.authentication.type == "oauth2_refresh_token":
-        return GrantShelf(parts.stored, f"{spec.name}:default")
+        return GrantShelf(parts.stored, parts.account)
     return TokenShelf(
         redis=parts.redis,
-        service=spec.name,
+        service=parts.account.removesuffix(":default"),
         mark=us.mark(),
         seal=lambda plain: seal(parts.token_key, plain, _TOKEN_PLACE),
         unseal=lambda sealed: unseal(parts.token_key, sealed, _TOKEN_PLACE),

@@ -93,7 +93,7 @@ class Running:
 
     def breakers(self) -> list[Any]:
         """Return every breaker as an operator sees it."""
-        return BreakerGate(self.app.specs, self.redis).statuses(self.app.intake.accounts)
+        return BreakerGate(self.app.specs, self.redis).statuses(self.app.accounts)
 
     def find(self, id_: UUID) -> Any:
         """Return a delivery with its timeline."""
@@ -198,12 +198,12 @@ class Running:
         self.sql("DELETE FROM ticks WHERE name = :name", name=name)
         self.app.send_task(name)
 
-    def entrega(self, *words: object) -> Any:
+    def entrega(self, *words: object, typed: str | None = None) -> Any:
         """Run a command of the command line with --json; return what it printed, or its exit code where it refused."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name("entrega")), *map(str, words), "--json"],
             env=os.environ | {"ENTREGA_DATA": str(self.system.data)},
-            capture_output=True, text=True, timeout=60, check=False,
+            input=typed, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode or json.loads(done.stdout)

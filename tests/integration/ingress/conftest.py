@@ -159,6 +159,9 @@ def voice(monkeypatch, ledger, archive, database):
     parts = {"settings": values, "ledger": ledger, "archive": archive, "database": database, "hints": voice}
     for name, part in parts.items():
         monkeypatch.setitem(application.__dict__, name, part)
-    monkeypatch.delitem(application.__dict__, "intake", raising=False)
+    built = ("intake", "accounts")
+    for name in built:
+        monkeypatch.delitem(application.__dict__, name, raising=False)
     yield voice
-    application.__dict__.pop("intake", None)
+    for name in built:
+        application.__dict__.pop(name, None)

@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 from config.spec_sections import Authentication
 from delivery.outcomes import Rejected
 from delivery.ports import Settlement
+from ingress.accounts import typed_values
 from ingress.cli import cli
 from ledger.credentials import PostgresCredentials
 from tasks import app
-from tests.integration.conftest import claim, lead, new
+from tests.integration.conftest import claim, lead, letter, new
 
 ACCOUNT = "crm:default"
 
@@ -81,7 +82,7 @@ def test_the_list_tells_why_an_account_is_held(run, ledger):
     found = {each["name"]: each for each in json.loads(run("accounts", "list", "--json").stdout)}
 
     assert found[ACCOUNT]["held_code"] == "unauthorized"
-    assert found["whatsapp:default"] == {"name": "whatsapp:default"}
+    assert found["whatsapp:default"] == {"name": "whatsapp:default", "added": False}
     assert "the token was refused" in " ".join(run("accounts", "list").stdout.split())
 
 
@@ -95,3 +96,68 @@ def test_limits_are_told_and_that_redis_is_away(run):
 
 def test_limits_of_an_account_that_nobody_knows_are_refused(run):
     assert run("limits", "crm:nobody").exit_code == 2
+
+
+def further(run, *lines, name="email:reserva", **more):
+    return run("accounts", "add", name, input="\n".join(lines), **more)
+
+
+def test_a_further_account_is_read_as_lines_and_listed(run, monkeypatch):
+    monkeypatch.setattr("ledger.accounts.FRESH_S", 0)
+
+    done = further(run, "# the spare relay", "SMTP_HOST=127.0.0.1", "FROM_EMAIL='reserva@exemplo.com.br'", "SMTP_USER=")
+
+    assert "email:reserva is set up. See whether it answers" in " ".join(done.stdout.split())
+    listed = {each["name"]: each["added"] for each in json.loads(run("accounts", "list", "--json").stdout)}
+    assert listed == {"crm:default": False, "email:default": False, "whatsapp:default": False, "email:reserva": True}
+    assert "an operator" in run("accounts", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "words"),
+    [
+        ("email:reserva", ["SMTP_HOST=127.0.0.1"], "FROM_EMAIL: missing"),
+        ("email:reserva", ["SMTP_HOST=127.0.0.1", "CRM_API_KEY=shh"], "CRM_API_KEY: not a variable"),
+        ("email:default", [], "environment"),
+        ("fax:reserva", [], "wanted service:name"),
+    ],
+)
+def test_a_further_account_that_cannot_be_is_refused_without_showing_a_value(run, sql, name, lines, words):
+    refused = further(run, *lines, name=name)
+
+    assert (refused.exit_code, words in refused.stderr, "shh" in refused.output) == (4, True, False)
+    assert sql("SELECT count(*) FROM accounts") == [(0,)]
+
+
+def test_what_was_not_added_here_is_not_removed(run):
+    refused = run("accounts", "remove", "crm:default")
+
+    assert (refused.exit_code, "was not added here; added accounts: none" in refused.stderr) == (2, True)
+
+
+def test_an_account_with_open_deliveries_stays(run, monkeypatch, ledger):
+    monkeypatch.setattr("ledger.accounts.FRESH_S", 0)
+    further(run, "SMTP_HOST=127.0.0.1", "FROM_EMAIL=reserva@exemplo.com.br")
+    ledger.open([new(letter(), account="email:reserva")])
+
+    refused = run("accounts", "remove", "email:reserva")
+
+    assert (refused.exit_code, "still open" in refused.stderr) == (4, True)
+    advice = run("accounts", "set", "email:reserva", input="word")
+    assert (advice.exit_code, "change it with: entrega accounts add email:reserva" in advice.stderr) == (4, True)
+
+
+def test_values_are_asked_for_one_by_one_and_secrets_without_an_echo(monkeypatch):
+    asked = []
+
+    def prompt(name, *, hide_input, **_):
+        asked.append((name, hide_input))
+        return {"SMTP_HOST": "127.0.0.1", "SMTP_PASSWORD": " invented "}.get(name, "")
+
+    monkeypatch.setattr("typer.prompt", prompt)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+
+    assert typed_values(("SMTP_HOST", "SMTP_USER", "SMTP_PASSWORD", "OWN_TOKEN")) == {
+        "SMTP_HOST": "127.0.0.1", "SMTP_PASSWORD": "invented",
+    }  # fmt: skip
+    assert asked == [("SMTP_HOST", False), ("SMTP_USER", False), ("SMTP_PASSWORD", True), ("OWN_TOKEN", True)]

@@ -126,6 +126,31 @@ def test_what_is_signed_with_either_secret_is_stored_and_a_worker_woken(web, app
     assert app.hints.rung.acquire(timeout=10)
 
 
+def test_a_further_account_has_a_door_with_a_secret_and_a_number_of_its_own(web, app, sql):
+    values = {
+        "WHATSAPP_ACCESS_TOKEN": "invented", "WHATSAPP_PHONE_NUMBER_ID": "98765",
+        "WHATSAPP_APP_SECRET": "secret-of-vendas", "WHATSAPP_VERIFY_TOKEN": "verify-vendas",
+    }  # fmt: skip
+    path = "/webhooks/whatsapp/vendas"
+    before = post(web, told("sent"), path=path)
+    app.accounts.put("whatsapp:vendas", values, actor="ana", reason="second number")
+    message = {"to": f"+{PHONE}", "phone_number_id": "98765", "biz_opaque_callback_data": None}
+    body = meta.wire_bytes(meta.envelope([meta.status_change(message, "wamid.2", "sent")]))
+
+    answers = [post(web, body, secret, path) for secret in (NEW, "secret-of-vendas")]
+    challenge = "?hub.mode=subscribe&hub.challenge=123&hub.verify_token="
+    verified = [call(web, "GET", path + challenge + word)[0] for word in ("verify-me", "verify-vendas")]
+
+    assert (before, answers, verified) == (404, [401, 200], [403, 200])
+    assert [row.account for row in sql("SELECT account FROM inbound_events")] == ["whatsapp:vendas"]
+
+
+def test_an_account_whose_values_cannot_be_opened_lets_the_provider_repeat(web, app, sql):
+    sql("INSERT INTO accounts (name, settings) VALUES ('whatsapp:velha', 'rubbish')")
+
+    assert post(web, told("sent"), path="/webhooks/whatsapp/velha") == 503
+
+
 GOOD = told("sent")
 HEX = meta.proof(GOOD, "new-secret").removeprefix("sha256=")
 WRONG = {
@@ -226,6 +251,7 @@ def test_while_the_ledger_is_away_the_provider_is_asked_to_repeat(web, app, ledg
 
 def test_without_a_secret_nothing_is_believed(web, app):
     app.settings = app.settings.model_copy(update={"whatsapp_app_secret": None})
+    del app.accounts  # made from the settings of before
 
     assert post(web, GOOD, "") == 503
 

@@ -358,3 +358,17 @@ def test_a_key_that_is_not_good_ends_the_program(program):
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "ENTREGA_API_KEY: the API key is cut or mistyped; copy it again\n"
+
+
+def test_an_account_that_was_added_is_offered_without_a_restart(door, agent):
+    def offered():
+        tools = {each.name: each for each in agent.work(lambda client: client.list_tools()).tools}
+        return tools["send_email"].input_schema["properties"]["options"]["properties"]["account"]["enum"]
+
+    before = offered()
+    values = {"SMTP_HOST": "127.0.0.1", "FROM_EMAIL": "reserva@exemplo.com.br"}
+    door.app.accounts.put("email:reserva", values, actor="ana", reason="spare")
+
+    body = {"to": ["rui@exemplo.com.br"], "subject": "Teste", "text": "Olá!", "options": {"account": "email:reserva"}}
+    assert (before, offered()) == (["email:default"], ["email:default", "email:reserva"])
+    assert agent.does("send_email", body)["account"] == "email:reserva"

@@ -3,7 +3,7 @@ import pytest
 from delivery.errors import Permanent
 from providers.unconfigured import Unconfigured
 
-ACCOUNT = Unconfigured("crm:default", ("CRM_API_URL", "CRM_CLIENT_ID"))
+ACCOUNT = Unconfigured("crm:default", "set CRM_API_URL, CRM_CLIENT_ID, restart the workers")
 
 
 @pytest.mark.parametrize(("ask", "about"), [(ACCOUNT.send, [None]), (ACCOUNT.look_up, [None]), (ACCOUNT.probe, [])])
