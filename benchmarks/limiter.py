@@ -224,10 +224,10 @@ def _deliver_for_ever(limiter: SharedLimiter, port: int) -> None:
         wire.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         while True:
             delivery = _claimed()
-            while (shut := limiter.closed(delivery)) is not None:
+            while (shut := limiter.closed([delivery])[0]) is not None:
                 time.sleep(shut.wait.total_seconds())
             wire.sendall(b"?")
-            limiter.ended(Settlement(delivery, _outcome(wire.recv(1))))
+            limiter.ended([Settlement(delivery, _outcome(wire.recv(1)))])
 
 
 def _outcome(answer: bytes) -> Outcome:
@@ -259,8 +259,8 @@ def _measure_cost(url: str, calls: int = 3000) -> float:
     deliveries = [_claimed() for _ in range(calls)]
     began = time.perf_counter()
     for each in deliveries:
-        limiter.closed(each)
-        limiter.ended(Settlement(each, Succeeded(Receipt("wamid-1"))))
+        limiter.closed([each])
+        limiter.ended([Settlement(each, Succeeded(Receipt("wamid-1")))])
     return calls / (time.perf_counter() - began)
 
 

@@ -202,8 +202,12 @@ class Circuit(Protocol):
         """Decide about one call, and take a trial's place when it is one."""
         ...
 
-    def record(self, granted: Pass, mark: Mark) -> Change | None:
-        """Learn how the call ended; "neutral" only gives a trial's place back."""
+    def record(self, granted: Pass, mark: Mark, times: int = 1) -> Change | None:
+        """Learn how the call ended; "neutral" only gives a trial's place back.
+
+        Args:
+            times: So many calls of the same era ended so; a trial is told of by itself.
+        """
         ...
 
     def force(self, mode: Mode, *, actor: str, reason: str) -> Change | None:

@@ -42,15 +42,15 @@ class LocalCircuit:
                 change = self._moved("half-open", now)
             return Admission(self._answer(token, now), self._state, self._mode, change)
 
-    def record(self, granted: Pass, mark: Mark) -> Change | None:
-        """Learn how the call ended."""
+    def record(self, granted: Pass, mark: Mark, times: int = 1) -> Change | None:
+        """Learn how the call ended, or so many of the same era."""
         with self._lock:
             if granted.era != self._era:
                 return None
             now = self._now()
             if granted.trial:
                 return self._end_trial(granted.token, mark, now)
-            return None if mark == "neutral" else self._count(mark, now)
+            return None if mark == "neutral" else self._count(mark, times, now)
 
     def force(self, mode: Mode, *, actor: str, reason: str) -> Change | None:
         """Hold the breaker open or closed, or let it decide again."""
@@ -115,8 +115,8 @@ class LocalCircuit:
         # Decided as soon as it is certain: an ill provider is spared the remaining trials.
         return self._moved("open", now) if self._lost > self._rules.trials - self._rules.needed else None
 
-    def _count(self, mark: Mark, now: int) -> Change | None:
-        calls, failures = self._window.add(now, failed=mark == "failure")
+    def _count(self, mark: Mark, times: int, now: int) -> Change | None:
+        calls, failures = self._window.add(now, calls=times, failures=times if mark == "failure" else 0)
         return self._moved("open", now) if self._mode == "auto" and self._rules.trips(calls, failures) else None
 
     def _is_ready_for_trials(self, now: int) -> bool:
@@ -166,15 +166,15 @@ class _Window:
         self._calls = self._failures = 0
         self.frozen = (0, 0)
 
-    def add(self, now_ms: int, *, failed: bool) -> tuple[int, int]:
-        """Count one call, and return calls and failures with it."""
+    def add(self, now_ms: int, *, calls: int, failures: int) -> tuple[int, int]:
+        """Count calls, and return all calls and failures with them."""
         self._slide(now_ms)
         index = now_ms // self._slice_ms
         same = self._slices and self._slices[-1][0] == index
-        _, calls, failures = self._slices.pop() if same else (index, 0, 0)
-        self._slices.append((index, calls + 1, failures + failed))
-        self._calls += 1
-        self._failures += failed
+        _, before, failed_before = self._slices.pop() if same else (index, 0, 0)
+        self._slices.append((index, before + calls, failed_before + failures))
+        self._calls += calls
+        self._failures += failures
         return self._calls, self._failures
 
     def totals(self, now_ms: int) -> tuple[int, int]:

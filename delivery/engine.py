@@ -56,14 +56,41 @@ class Engine:
         """
         since = self.monotonic()
         claimed = self.ledger.claim(ids, worker=self.worker, leases=self._leases())
-        return self.conclude([self.attempt(each, since) for each in claimed])
+        admitted, turned_back = self.admit(claimed)
+        return self.conclude([self.attempt(each, since) for each in admitted], turned_back)
 
     def claim_next(self, account: str, kind: str, *, most: int) -> list[Claimed]:
         """Take what waits for one account; see `delivery.ports.Ledger.claim_next`."""
         return self.ledger.claim_next(account, kind, most=most, worker=self.worker, leases=self._leases())
 
-    def conclude(self, settlements: Sequence[Settlement]) -> list[Settlement]:
-        """Write how attempts ended and tell of it; return those whose fence still held."""
+    def admit(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], list[Settlement]]:
+        """Ask every gate about claimed deliveries.
+
+        Returns:
+            Those that may go, and how the others ended: deferred, and no attempt burned.
+        """
+        going, turned_back = list(claimed), list[Settlement]()
+        for place, gate in enumerate(self.gates):
+            answers = list(zip(going, gate.closed(going) if going else (), strict=True))
+            back = [Settlement(each, shut) for each, shut in answers if shut]
+            if back:
+                going = [each for each, shut in answers if not shut]
+                turned_back += back
+                for earlier in self.gates[:place]:
+                    earlier.ended(back)
+        return going, turned_back
+
+    def conclude(self, ended: Sequence[Settlement], turned_back: Sequence[Settlement] = ()) -> list[Settlement]:
+        """Tell the gates, write how attempts ended and tell of it; return those whose fence still held.
+
+        Args:
+            ended: Of deliveries that every gate let through.
+            turned_back: Of those that a gate held back, as `admit` returned them.
+        """
+        if ended:
+            for gate in self.gates:
+                gate.ended(ended)
+        settlements = [*ended, *turned_back]
         settled = self._settle(settlements)
         for each in settlements:
             self._tell(each)
@@ -88,17 +115,13 @@ class Engine:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
     def attempt(self, claimed: Claimed, since: float) -> Settlement:
-        """Admit, call and judge one claimed delivery; never raises.
+        """Call and judge one delivery that `admit` let go; never raises.
 
         Args:
             since: Monotonic seconds of this engine's clock, from before the claim.
         """
-        passed: list[Gate] = []
-        shut = self._admit(claimed, passed) or self._too_late(claimed, since)
-        settlement = Settlement(claimed, shut) if shut else self._carry_out(claimed)
-        for gate in passed:
-            gate.ended(settlement)
-        return settlement
+        late = self._too_late(claimed, since)
+        return Settlement(claimed, late) if late else self._carry_out(claimed)
 
     def _carry_out(self, claimed: Claimed) -> Settlement:
         started = self.monotonic()
@@ -111,14 +134,6 @@ class Engine:
         return Settlement(
             claimed, outcome, end.http_status, end.provider_code, duration, end.retry_after, fault, end.usage
         )
-
-    def _admit(self, claimed: Claimed, passed: list[Gate]) -> Deferred | None:
-        for gate in self.gates:
-            shut = gate.closed(claimed)
-            if shut is not None:
-                return shut
-            passed.append(gate)
-        return None
 
     def _too_late(self, claimed: Claimed, since: float) -> Deferred | None:
         """Give a delivery back, unburned, that expired after its claim or whose call would outlast its lease.

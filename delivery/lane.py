@@ -8,13 +8,14 @@ lane takes it claims, admits, calls and settles by the engine's own steps.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from queue import SimpleQueue
 
 from delivery.engine import Engine
 from delivery.outcomes import Deferred
-from delivery.ports import Settlement
+from delivery.ports import Claimed, Settlement
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Lanes:
             leaves room for the others.
         turn: After this long a lane ends, so that a worker can be told to end, and others have their turn.
         pause: A lane that was empty is looked at again after this long.
+        gather: Calls that end within this time of each other are settled together.
     """
 
     engine: Engine
     calls: Executor
-    at_once: int = 16
+    at_once: int = 32
     turn: timedelta = timedelta(seconds=5)
     pause: timedelta = timedelta(milliseconds=100)
+    gather: timedelta = timedelta(milliseconds=5)
     monotonic: Callable[[], float] = time.monotonic
     _looks_at: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,32 +66,67 @@ class Lanes:
 
     def _work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None]) -> bool:
         end = self.monotonic() + self.turn.total_seconds()
-        flying: set[Future[Settlement]] = set()
+        flight = _Flight(self)
         has_more = True
         try:
             while True:
-                free = self.at_once - len(flying)
-                if has_more and free >= self.at_once // 2 and self.monotonic() < end:
-                    taken = self._take(account, kind, free)
-                    has_more = bool(taken)
-                    flying |= taken
-                if not flying:
+                free = self.at_once - flight.under_way
+                if has_more and free >= max(1, self.at_once // 4) and self.monotonic() < end:
+                    taken, turned_back = self._take(account, kind, free, flight)
+                    has_more = taken and not turned_back
+                    if turned_back:
+                        told(self.engine.conclude([], turned_back))
+                if not flight.under_way:
                     return has_more
-                done, flying = wait(flying, return_when=FIRST_COMPLETED)
-                settled = self.engine.conclude([each.result() for each in done])
+                settled = self.engine.conclude(flight.landed())
                 has_more = has_more and not any(map(_was_turned_back, settled))
                 told(settled)
         finally:
-            # The ledger went away: what is still flying is written when it can be, as always.
-            rest = [each.result() for each in wait(flying).done]
+            # The ledger went away: what is still under way is written when it can be, as always.
+            rest = flight.all_landed()
             if rest:
                 self.engine.conclude(rest)
 
-    def _take(self, account: str, kind: str, most: int) -> set[Future[Settlement]]:
+    def _take(self, account: str, kind: str, most: int, flight: "_Flight") -> tuple[bool, list[Settlement]]:
+        """Claim and admit a set and begin its calls; tell whether there was any, and who was turned back."""
         free = self.engine.room(account, kind, within=timedelta(), most=most)
         since = self.monotonic()
         claimed = self.engine.claim_next(account, kind, most=len(free)) if free else []
-        return {self.calls.submit(self.engine.attempt, each, since) for each in claimed}
+        admitted, turned_back = self.engine.admit(claimed)
+        for each in admitted:
+            flight.begin(each, since)
+        return bool(claimed), turned_back
+
+
+class _Flight:
+    """The calls of one lane that are under way."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._ended: SimpleQueue[Settlement] = SimpleQueue()
+        self.under_way = 0
+
+    def begin(self, claimed: Claimed, since: float) -> None:
+        self._lanes.calls.submit(self._carry_out, claimed, since)
+        self.under_way += 1
+
+    def landed(self) -> list[Settlement]:
+        """Wait until a call has ended, and a little longer for others; return them."""
+        found = [self._ended.get()]
+        if self.under_way > 1:
+            time.sleep(self._lanes.gather.total_seconds())
+            found += [self._ended.get() for _ in range(self._ended.qsize())]
+        self.under_way -= len(found)
+        return found
+
+    def all_landed(self) -> list[Settlement]:
+        """Wait for every call; return those that nobody was told of."""
+        found = [self._ended.get() for _ in range(self.under_way)]
+        self.under_way = 0
+        return found
+
+    def _carry_out(self, claimed: Claimed, since: float) -> None:
+        self._ended.put(self._lanes.engine.attempt(claimed, since))
 
 
 def _was_turned_back(settlement: Settlement) -> bool:

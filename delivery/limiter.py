@@ -131,6 +131,11 @@ class LimitPlan:
             limits.concurrent,
         )
 
+    @property
+    def binds(self) -> bool:
+        """False where only a provider's own word can stop a call."""
+        return bool(self.account or self.recipient or self.concurrent)
+
     def rate(self, share: float) -> float | None:
         """Return how many calls a second the shortest window allows at a share of its rate; None without a window."""
         return share * self.account[0].calls * _US / self.account[0].every_us if self.account else None

@@ -354,15 +354,23 @@ class Hints(Protocol):
         ...
 
 
+def by_account(claimed: Iterable[Claimed]) -> dict[str, list[Claimed]]:
+    """Sort claims by account; each list keeps the order."""
+    found: dict[str, list[Claimed]] = {}
+    for each in claimed:
+        found.setdefault(each.order.account, []).append(each)
+    return found
+
+
 class Gate(Protocol):
     """Something that may stop an attempt before any byte leaves: a breaker, a limiter. No method raises."""
 
-    def closed(self, claimed: Claimed) -> Deferred | None:
-        """Return why and until when the gate is closed (`burned=False`), or None when the attempt may go."""
+    def closed(self, claimed: Sequence[Claimed]) -> list[Deferred | None]:
+        """Return for each why and until when the gate is closed (`burned=False`), or None when the attempt may go."""
         ...
 
-    def ended(self, settlement: Settlement) -> None:
-        """Learn how an attempt ended that this gate let through, also when a later gate closed on it."""
+    def ended(self, settlements: Sequence[Settlement]) -> None:
+        """Learn how attempts ended that this gate let through, also those on which a later gate closed."""
         ...
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:

@@ -28,17 +28,15 @@ def fresh(rules: RetryBudget, now_s: float) -> Purse:
     return Purse(float(rules.per_minute), now_s)
 
 
-def spend(purse: Purse, rules: RetryBudget, *, is_retry: bool, now_s: float) -> tuple[Purse, timedelta]:
-    """Take a call from the purse.
+def spend(purse: Purse, rules: RetryBudget, *, firsts: int, retries: int, now_s: float) -> tuple[Purse, int, timedelta]:
+    """Take calls from the purse: first attempts always may go, and add their share; a retry takes one.
 
     Returns:
-        The purse afterwards, and how long this call has to wait: zero when it may go. A first attempt always may, and
-        adds its share; a retry takes one.
+        The purse afterwards, how many of the retries may go, and how long the others have to wait.
     """
     earned = max(now_s - purse.at_s, 0.0) * rules.per_minute / 60
-    saved = min(purse.saved + earned, rules.most)
-    if not is_retry:
-        return Purse(min(saved + rules.share, rules.most), now_s), timedelta()
-    if saved >= 1:
-        return Purse(saved - 1, now_s), timedelta()
-    return Purse(saved, now_s), timedelta(seconds=(1 - saved) * 60 / rules.per_minute)
+    saved = min(min(purse.saved + earned, rules.most) + firsts * rules.share, rules.most)
+    granted = min(retries, int(saved))
+    left = saved - granted
+    wait = timedelta(seconds=(1 - left) * 60 / rules.per_minute) if granted < retries else timedelta()
+    return Purse(left, now_s), granted, wait

@@ -6,7 +6,7 @@ Owns the gate that the engine asks, what operators see of a breaker and how they
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ import structlog
 from redis import Redis
 
 from config.policy import Spec
-from delivery.breaker import Change, Mode, Refusal, Rules, State, View, deferral, mark, room
+from delivery.breaker import Change, Mark, Mode, Refusal, Rules, State, View, deferral, mark, room
 from delivery.breaker_local import LocalCircuit
 from delivery.judging import lease
 from delivery.outcomes import Deferred
@@ -124,26 +124,35 @@ class BreakerGate:
         self._out: dict[tuple[str, int], tuple[SharedBreaker, Admitted]] = {}
         self._lock = threading.Lock()
 
-    def closed(self, claimed: Claimed) -> Deferred | None:
-        """Return until when the breaker holds this attempt back, or None when it may go."""
-        try:
-            breaker = self.breaker(claimed.order.account, claimed.order.command.kind)
-        except LookupError:
-            return None  # the call itself ends with the right words about an account that nobody set up
-        key = _key(claimed)
-        answer = breaker.admit(f"{key[0]}:{key[1]}")
-        if isinstance(answer, Refusal):
-            return deferral(answer, f"{claimed.order.account}, {claimed.order.command.kind}")
-        self._remember(key, (breaker, answer))
-        return None
+    def closed(self, claimed: Sequence[Claimed]) -> list[Deferred | None]:
+        """See `delivery.ports.Gate.closed`; one question for each breaker while it is closed."""
+        answers: dict[tuple[str, int], Deferred | None] = {}
+        for (account, kind), mine in _by_breaker(claimed).items():
+            try:
+                breaker = self.breaker(account, kind)
+            except LookupError:
+                continue  # the call itself ends with the right words about an account that nobody set up
+            keys = [_key(each) for each in mine]
+            admitted = breaker.admit_all([f"{id_}:{fence}" for id_, fence in keys])
+            for key, answer in zip(keys, admitted, strict=True):
+                if isinstance(answer, Refusal):
+                    answers[key] = deferral(answer, f"{account}, {kind}")
+                else:
+                    self._remember(key, (breaker, answer))
+        return [answers.get(_key(each)) for each in claimed]
 
-    def ended(self, settlement: Settlement) -> None:
-        """Count the attempt, or give a trial's place back when it says nothing about the provider."""
-        with self._lock:
-            known = self._out.pop(_key(settlement.claimed), None)
-        if known:
-            breaker, admitted = known
-            breaker.record(admitted, mark(settlement, self._specs[settlement.claimed.order.command.service]))
+    def ended(self, settlements: Sequence[Settlement]) -> None:
+        """Count the attempts, or give a trial's place back when one says nothing about the provider."""
+        told: dict[SharedBreaker, list[tuple[Admitted, Mark]]] = {}
+        for each in settlements:
+            with self._lock:
+                known = self._out.pop(_key(each.claimed), None)
+            if known:
+                breaker, admitted = known
+                end = mark(each, self._specs[each.claimed.order.command.service])
+                told.setdefault(breaker, []).append((admitted, end))
+        for breaker, ends in told.items():
+            breaker.record_all(ends)
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
         """See `delivery.ports.Gate.room`."""
@@ -229,6 +238,13 @@ class BreakerGate:
         with suppress(Exception):
             if self._changed:
                 self._changed(told)
+
+
+def _by_breaker(claimed: Iterable[Claimed]) -> dict[tuple[str, str], list[Claimed]]:
+    found: dict[tuple[str, str], list[Claimed]] = {}
+    for each in claimed:
+        found.setdefault((each.order.account, each.order.command.kind), []).append(each)
+    return found
 
 
 def _key(claimed: Claimed) -> tuple[str, int]:

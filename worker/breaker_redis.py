@@ -100,15 +100,15 @@ local function admit(token)
   return answered('trial', 0)
 end
 
-local function count(mark)
+local function count(mark, times)
   local current = slide()
   if calls == 0 then first = current end
   local fresh = last ~= current
-  calls, last = calls + 1, current
-  redis.call('HINCRBY', key, 'c' .. current, 1)
+  calls, last = calls + times, current
+  redis.call('HINCRBY', key, 'c' .. current, times)
   if mark == 'failure' then
-    failures = failures + 1
-    redis.call('HINCRBY', key, 'f' .. current, 1)
+    failures = failures + times
+    redis.call('HINCRBY', key, 'f' .. current, times)
   end
   redis.call('HSET', key, 'calls', calls, 'failures', failures, 'first', first, 'last', last)
   if fresh then redis.call('PEXPIRE', key, keep) end
@@ -123,10 +123,10 @@ local function end_trial(token, mark)
   if won >= needed then moved('closed') elseif lost > most - needed then moved('open') end
 end
 
-local function record(token, of, mark)
+local function record(token, of, mark, times)
   if tonumber(of) == era then
     if state == 'closed' then
-      if mark ~= 'neutral' then count(mark) end
+      if mark ~= 'neutral' then count(mark, tonumber(times)) end
     elseif state == 'half-open' then end_trial(token, mark) end
   end
   return answered('', 0)
@@ -169,7 +169,7 @@ local function view()
 end
 
 local steps = {admit = admit, record = record, force = force, move = move, view = view}
-return steps[ARGV[1]](ARGV[2], ARGV[3], ARGV[4])
+return steps[ARGV[1]](ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 """
 
 
@@ -199,11 +199,11 @@ class RedisCircuit:
         answer = Pass(token, era, trial=kind == "trial") if passes else Refusal(wait, forced=kind == "forced")
         return Admission(answer, state, mode, _change(reply))
 
-    def record(self, granted: Pass, mark: Mark) -> Change | None:
-        """Learn how the call ended."""
+    def record(self, granted: Pass, mark: Mark, times: int = 1) -> Change | None:
+        """Learn how the call ended, or so many of the same era."""
         if mark == "neutral" and not granted.trial:
             return None  # nothing to give back: spare the round trip
-        return _change(self._run("record", granted.token, granted.era, mark))
+        return _change(self._run("record", granted.token, granted.era, mark, times))
 
     def force(self, mode: Mode, *, actor: str, reason: str) -> Change | None:
         """Hold the breaker open or closed, or let it decide again."""

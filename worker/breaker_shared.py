@@ -9,9 +9,9 @@ every caller through half-open, consecutive failures are counted without a windo
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from logging import INFO, WARNING
 from typing import Any, NoReturn, TypeVar
@@ -154,13 +154,42 @@ class SharedBreaker(pybreaker.CircuitBreaker):
         local = self._local_circuit()
         return self._admitted(local, local.admit(token))
 
-    def record(self, admitted: Admitted, mark: Mark) -> None:
-        """Tell the end of a call that `admit` let go; lost when Redis went away meanwhile, and a trial's lease ends."""
+    def admit_all(self, tokens: Sequence[str]) -> list[Admitted | Refusal]:
+        """Ask for many calls at once; while the breaker is closed, or open, one answer serves them all."""
+        answers: list[Admitted | Refusal] = []
+        while len(answers) < len(tokens):
+            answer = self.admit(tokens[len(answers)])
+            answers.append(answer)
+            rest = tokens[len(answers) :]
+            if isinstance(answer, Refusal):
+                answers += [answer] * len(rest)
+            elif not answer.granted.trial:
+                answers += [Admitted(answer.circuit, replace(answer.granted, token=each)) for each in rest]
+        return answers
+
+    def record(self, admitted: Admitted, mark: Mark, times: int = 1) -> None:
+        """Tell the end of a call that `admit` let go; lost when Redis went away meanwhile, and a trial's lease ends.
+
+        Args:
+            times: So many calls of the same era ended so; a trial is told of by itself.
+        """
         circuit, granted = admitted.circuit, admitted.granted
         if circuit is not self._shared:
-            self._tell(circuit.record(granted, mark), circuit)
+            self._tell(circuit.record(granted, mark, times), circuit)
             return
-        self._tell(self._line.ask(lambda: circuit.record(granted, mark)), circuit)
+        self._tell(self._line.ask(lambda: circuit.record(granted, mark, times)), circuit)
+
+    def record_all(self, ended: Iterable[tuple[Admitted, Mark]]) -> None:
+        """Tell the ends of many calls; those alike in one step."""
+        alike: dict[tuple[int, int, Mark], list[Admitted]] = {}
+        for admitted, mark in ended:
+            if admitted.granted.trial:
+                self.record(admitted, mark)
+            elif mark != "neutral":
+                alike.setdefault((id(admitted.circuit), admitted.granted.era, mark), []).append(admitted)
+        # Failures last: they decide by what all of these calls came to.
+        for (_, _, mark), those in sorted(alike.items(), key=lambda item: item[0][2] == "failure"):
+            self.record(those[0], mark, len(those))
 
     def look(self) -> tuple[View, bool]:
         """Return what the breaker looks like, and whether that is the shared one."""

@@ -3,7 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
@@ -12,26 +13,35 @@ from redis.exceptions import RedisError
 
 from config.policy import RetryBudget, Spec
 from delivery.outcomes import Deferred
-from delivery.ports import Claimed, Settlement
+from delivery.ports import Claimed, Settlement, by_account
 from delivery.retry_budget import Purse, fresh, spend
 
-# The rules of `delivery.retry_budget`, on Redis's own clock. KEYS: purse. ARGV: share, per minute, most, is retry.
-# Returns how many milliseconds to wait; 0 lets the call go.
+# The rules of `delivery.retry_budget`, on Redis's own clock. KEYS: purse. ARGV: share, per minute, most, how many first
+# attempts, how many retries. Returns how many of the retries may go, and how many milliseconds the others wait.
 _SPEND = """
 local t = redis.call('TIME') local now = t[1] + t[2] / 1000000
-local share, rate, most, retry = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local share, rate, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local firsts, retries = tonumber(ARGV[4]), tonumber(ARGV[5])
 local kept = redis.call('HMGET', KEYS[1], 'saved', 'at')
 local saved = tonumber(kept[1] or rate)
 saved = math.min(saved + math.max(now - tonumber(kept[2] or now), 0) * rate / 60, most)
-local wait = 0
-if not retry then saved = math.min(saved + share, most)
-elseif saved >= 1 then saved = saved - 1
-else wait = math.ceil((1 - saved) * 60000 / rate) end
+saved = math.min(saved + firsts * share, most)
+local granted = math.min(retries, math.floor(saved))
+saved = saved - granted
 redis.call('HSET', KEYS[1], 'saved', string.format('%.6f', saved), 'at', string.format('%.6f', now))
 redis.call('EXPIRE', KEYS[1], 3600)
-return wait
+return {granted, granted < retries and math.ceil((1 - saved) * 60000 / rate) or 0}
 """
 _AWAY_S = 5.0
+
+
+@dataclass
+class _Granted:
+    """What an account's purse answered: how many retries may still go, and how long the others wait."""
+
+    retries: int
+    wait: timedelta
+    rules: RetryBudget
 
 
 class RetryBudgetGate:
@@ -60,37 +70,48 @@ class RetryBudgetGate:
         self._purses: dict[str, Purse] = {}
         self._lock = threading.Lock()
 
-    def closed(self, claimed: Claimed) -> Deferred | None:
-        """See `delivery.ports.Gate.closed`."""
-        order = claimed.order
-        rules = self._specs[order.command.service].retry_budget
-        wait = self._spend(order.account, rules, is_retry=order.attempt > 1)
-        if not wait:
-            return None
-        reason = f"retries of {order.account} are over {rules.share:.0%} of its calls; this one waits for its turn"
-        return Deferred("retry_budget", wait * self._rng.uniform(1.0, 3.0), reason, burned=False)
+    def closed(self, claimed: Sequence[Claimed]) -> list[Deferred | None]:
+        """See `delivery.ports.Gate.closed`; one question for each account."""
+        left = {account: self._granted(account, mine) for account, mine in by_account(claimed).items()}
+        return [self._answer(each, left[each.order.account]) for each in claimed]
 
-    def ended(self, settlement: Settlement) -> None:
+    def _granted(self, account: str, claimed: Sequence[Claimed]) -> "_Granted":
+        rules = self._specs[claimed[0].order.command.service].retry_budget
+        retries = sum(each.order.attempt > 1 for each in claimed)
+        return _Granted(*self._spend(account, rules, firsts=len(claimed) - retries, retries=retries), rules)
+
+    def _answer(self, claimed: Claimed, granted: "_Granted") -> Deferred | None:
+        if claimed.order.attempt <= 1:
+            return None
+        if granted.retries:
+            granted.retries -= 1
+            return None
+        share, account = granted.rules.share, claimed.order.account
+        reason = f"retries of {account} are over {share:.0%} of its calls; this one waits for its turn"
+        return Deferred("retry_budget", granted.wait * self._rng.uniform(1.0, 3.0), reason, burned=False)
+
+    def ended(self, settlements: Sequence[Settlement]) -> None:
         """Nothing to learn: what was spent stays spent, whatever came of it."""
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:  # noqa: ARG002 - the port's
         """See `delivery.ports.Gate.room`: first attempts always find it open, and nobody knows here who retries."""
         return [timedelta()] * most
 
-    def _spend(self, account: str, rules: RetryBudget, *, is_retry: bool) -> timedelta:
+    def _spend(self, account: str, rules: RetryBudget, *, firsts: int, retries: int) -> tuple[int, timedelta]:
         if self._script is None or self._clock() < self._away_until:
-            return self._spend_here(account, rules, is_retry=is_retry)
+            return self._spend_here(account, rules, firsts=firsts, retries=retries)
         try:
-            values = [rules.share, rules.per_minute, rules.most, int(is_retry)]
-            waited = cast("int", self._script(keys=[f"entrega:retry-budget:{{{account}}}"], args=values))
+            values = [rules.share, rules.per_minute, rules.most, firsts, retries]
+            keys = [f"entrega:retry-budget:{{{account}}}"]
+            granted, wait_ms = cast("tuple[int, int]", self._script(keys=keys, args=values))
         except RedisError:
             self._away_until = self._clock() + _AWAY_S
-            return self._spend_here(account, rules, is_retry=is_retry)
-        return timedelta(milliseconds=waited)
+            return self._spend_here(account, rules, firsts=firsts, retries=retries)
+        return granted, timedelta(milliseconds=wait_ms)
 
-    def _spend_here(self, account: str, rules: RetryBudget, *, is_retry: bool) -> timedelta:
+    def _spend_here(self, account: str, rules: RetryBudget, *, firsts: int, retries: int) -> tuple[int, timedelta]:
         now = self._clock()
         with self._lock:
             purse = self._purses.get(account) or fresh(rules, now)
-            self._purses[account], wait = spend(purse, rules, is_retry=is_retry, now_s=now)
-        return wait
+            self._purses[account], granted, wait = spend(purse, rules, firsts=firsts, retries=retries, now_s=now)
+        return granted, wait

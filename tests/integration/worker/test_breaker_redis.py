@@ -380,9 +380,9 @@ def specs(**changes):
 def attempt(gate, outcome, http_status=None):
     """Return None when the attempt was carried out, else why it was not."""
     one = claimed()
-    shut = gate.closed(one)
+    shut = gate.closed([one])[0]
     if shut is None:
-        gate.ended(Settlement(one, outcome, http_status))
+        gate.ended([Settlement(one, outcome, http_status)])
     return shut
 
 
@@ -413,7 +413,7 @@ def test_a_failing_provider_closes_the_gate_without_burning_an_attempt(gate):
 def test_refused_requests_and_later_gates_never_close_it(gate, outcome, http_status):
     attempts(gate, outcome, http_status, 30)
 
-    assert gate.closed(claimed()) is None
+    assert gate.closed([claimed()])[0] is None
     assert gate.status("crm:default", "create_lead").calls == 0
 
 
@@ -572,14 +572,14 @@ def work(url, pipe):
 
     def hold(_):
         one = claimed()
-        if gate.closed(one) is None:
+        if gate.closed([one])[0] is None:
             held.append(one)
             return True
         return False
 
     def end(outcome, http_status):
         for one in held:
-            gate.ended(Settlement(one, outcome, http_status))
+            gate.ended([Settlement(one, outcome, http_status)])
         held.clear()
 
     steps = {
@@ -685,3 +685,49 @@ def test_the_places_of_a_killed_worker_come_back(redis, clock, workers):
     assert taken == [True, True, True]
     assert blocked == [False, False, False]
     assert again == [True, True, True]
+
+
+def test_a_set_of_calls_counts_as_if_each_had_come_alone(gate):
+    first, second = [claimed() for _ in range(6)], [claimed() for _ in range(6)]
+
+    went = gate.closed(first + second)
+    gate.ended([Settlement(each, GOOD, 201) for each in first] + [Settlement(each, BUSY, 503) for each in second[:5]])
+    before = gate.status("crm:default", "create_lead")
+    gate.ended([Settlement(second[5], BUSY, 503)])
+    after = gate.status("crm:default", "create_lead")
+
+    assert went == [None] * 12
+    assert (before.state, before.calls, before.failures) == ("closed", 11, 5)
+    assert (after.state, after.calls, after.failures) == ("open", 12, 6)
+
+
+def test_failures_of_a_set_are_weighed_with_its_successes(gate):
+    calls = [claimed() for _ in range(21)]
+    gate.closed(calls)
+
+    gate.ended([Settlement(each, BUSY, 503) for each in calls[:10]] + [Settlement(e, GOOD, 201) for e in calls[10:]])
+
+    assert gate.status("crm:default", "create_lead").state == "closed"
+
+
+def test_of_a_set_only_the_trials_go_while_it_is_half_open(redis, log):
+    gate = BreakerGate(specs(open_for=timedelta(milliseconds=50)), redis, log=log)
+    attempts(gate, BUSY, 503, 10)
+    time.sleep(0.06)
+    calls = [claimed() for _ in range(8)]
+
+    answers = gate.closed(calls)
+    gate.ended([Settlement(each, GOOD, 201) for each, shut in zip(calls, answers, strict=True) if shut is None])
+
+    assert [shut is None for shut in answers] == [True] * 3 + [False] * 5
+    assert gate.status("crm:default", "create_lead").state == "closed"
+
+
+def test_a_set_that_began_before_a_change_counts_for_nothing_after_it(gate):
+    late = [claimed() for _ in range(20)]
+    gate.closed(late)
+    attempts(gate, BUSY, 503, 10)
+
+    gate.ended([Settlement(each, GOOD, 201) for each in late])
+
+    assert gate.status("crm:default", "create_lead").state == "open"

@@ -79,11 +79,11 @@ def ground(redis_url):
 
 def test_a_wiped_redis_counts_again_what_the_ledger_knows(ground):
     limiter = ground.limiter(per_minute=5, per_day=40)
-    limiter.closed(ground.claimed())
+    limiter.closed([ground.claimed()])
     ground.redis.flushall()
     ground.calls = [*(ended(30, n) for n in range(4)), *(ended(7200, n) for n in range(30))]
 
-    turns = [limiter.closed(ground.claimed()) for _ in range(2)]
+    turns = [limiter.closed([ground.claimed()])[0] for _ in range(2)]
 
     assert [each and each.reason for each in turns] == [None, "the limit of 5 in 60 s for the account is used up"]
     assert turns[1].wait == pytest.approx(timedelta(seconds=30), abs=timedelta(seconds=3))
@@ -94,7 +94,7 @@ def test_the_ledger_is_asked_once_for_as_far_back_as_a_call_matters(ground):
     limiter = ground.limiter(per_second=5, per_day=40, per_recipient=(window(1, 6, 45),))
 
     for _ in range(3):
-        limiter.closed(ground.claimed())
+        limiter.closed([ground.claimed()])
 
     assert [(name, most) for name, _, most in ground.questions] == [(ground.account, 40)]
     assert ground.questions[0][1] >= timedelta(days=1)
@@ -104,10 +104,10 @@ def test_a_call_under_way_counts_as_leaving_now_and_keeps_its_place(ground):
     ground.calls = [PastCall("flying", 500_000, None, 9 * SECOND)]
     limiter = ground.limiter(per_minute=2, concurrent=1)
 
-    shut = limiter.closed(ground.claimed())
+    shut = limiter.closed([ground.claimed()])[0]
     ground.now += 9 * SECOND
-    after_its_lease = limiter.closed(ground.claimed())
-    third = limiter.closed(ground.claimed())
+    after_its_lease = limiter.closed([ground.claimed()])[0]
+    third = limiter.closed([ground.claimed()])[0]
 
     assert shut.reason == "1 calls are in flight, and no more are allowed at once"
     assert after_its_lease is None
@@ -118,9 +118,9 @@ def test_with_calls_a_moment_ago_everybody_waits_until_no_process_is_alone(groun
     ground.calls = [ended(2)]
     limiter = ground.limiter(per_second=5)
 
-    at_once = limiter.closed(ground.claimed())
+    at_once = limiter.closed([ground.claimed()])[0]
     ground.now += 4 * SECOND
-    later = limiter.closed(ground.claimed())
+    later = limiter.closed([ground.claimed()])[0]
 
     assert (at_once.reason, at_once.wait, at_once.burned) == (
         "Redis lost what was called lately, and the ledger is being asked",
@@ -133,18 +133,18 @@ def test_with_calls_a_moment_ago_everybody_waits_until_no_process_is_alone(groun
 def test_while_the_ledger_is_away_too_nothing_goes(ground):
     limiter, ground.away = ground.limiter(per_second=5), True
 
-    shut = limiter.closed(ground.claimed())
+    shut = limiter.closed([ground.claimed()])[0]
     ground.now, ground.away = ground.now + SECOND, False
 
     assert shut.code == "limited"
-    assert limiter.closed(ground.claimed()) is None
+    assert limiter.closed([ground.claimed()])[0] is None
 
 
 def test_one_asker_at_a_time_asks_the_ledger(ground):
     ground.away = True
     limiter = ground.limiter(per_second=5)
 
-    shut = [limiter.closed(ground.claimed()) for _ in range(5)]
+    shut = [limiter.closed([ground.claimed()])[0] for _ in range(5)]
 
     assert len(ground.questions) == 1
     assert None not in shut
@@ -155,8 +155,8 @@ def test_a_recipient_is_taken_as_used_up_at_the_last_known_call(ground):
     limiter = ground.limiter(per_recipient=(window(1, 6, 9),))
     other_limiter = ground.limiter("r2", per_recipient=(window(1, 30),))
 
-    went = [limiter.closed(ground.claimed()) for _ in range(4)]
-    strict = other_limiter.closed(ground.claimed())
+    went = [limiter.closed([ground.claimed()])[0] for _ in range(4)]
+    strict = other_limiter.closed([ground.claimed()])[0]
 
     assert [each is None for each in went] == [True, True, True, False]
     assert timedelta(seconds=10) <= strict.wait <= timedelta(seconds=11)
@@ -165,7 +165,7 @@ def test_a_recipient_is_taken_as_used_up_at_the_last_known_call(ground):
 def test_a_quiet_account_owes_its_recipients_no_wait(ground):
     limiter = ground.limiter(per_recipient=(window(1, 6, 9),))
 
-    went = [limiter.closed(ground.claimed()) for _ in range(9)]
+    went = [limiter.closed([ground.claimed()])[0] for _ in range(9)]
 
     assert went == [None] * 9
 
@@ -173,7 +173,7 @@ def test_a_quiet_account_owes_its_recipients_no_wait(ground):
 def test_a_gap_that_another_one_followed_is_not_closed_with_old_knowledge(ground):
     limiter = ground.limiter(per_second=5)
     ground.away = True
-    limiter.closed(ground.claimed())
+    limiter.closed([ground.claimed()])
     run, _, since = ground.redis.hget(f"entrega:limit:{{{ground.account}}}:state", "gap").decode().partition(":")
     plan = limiter._plans["crm"]
 
@@ -190,10 +190,10 @@ def test_a_server_that_restarted_is_not_believed_whatever_it_kept(tmp_path):
     ground = Ground(connect(server.start()), "crm:x")
     limiter = ground.limiter(per_second=5, per_day=40)
     try:
-        limiter.closed(ground.claimed())
+        limiter.closed([ground.claimed()])
         server.restart()
         ground.calls, ground.now = [ended(3600, n) for n in range(39)], ground.now + SECOND
-        went = [limiter.closed(ground.claimed()) for _ in range(2)]
+        went = [limiter.closed([ground.claimed()])[0] for _ in range(2)]
     finally:
         ground.redis.close()
         server.stop()
@@ -205,23 +205,23 @@ def test_a_server_that_restarted_is_not_believed_whatever_it_kept(tmp_path):
 
 def test_a_process_that_was_alone_stops_the_account_until_the_others_are_back(ground):
     limiter, other = ground.limiter(per_second=5), ground.limiter(per_second=5)
-    limiter.closed(ground.claimed())
+    limiter.closed([ground.claimed()])
     limiter._local.redis_failed(TimeoutError())
     limiter._local._ask_again_at = limiter._local._away_since = 0.0
 
     first, second = ground.claimed(), ground.claimed()
-    back, elsewhere = limiter.closed(first), other.closed(second)
+    back, elsewhere = limiter.closed([first])[0], other.closed([second])[0]
     ground.now += 5 * SECOND
 
     assert back.wait >= timedelta(seconds=4)
     assert elsewhere.wait >= timedelta(seconds=4)
-    assert other.closed(second) is None
+    assert other.closed([second])[0] is None
 
 
 def test_deferred_deliveries_of_two_workers_go_when_their_slots_come_and_in_order(ground):
     limiters = [ground.limiter(per_second=4), ground.limiter(per_second=4)]
     deliveries = [ground.claimed() for _ in range(12)]
-    shut = [limiters[n % 2].closed(each) for n, each in enumerate(deliveries)]
+    shut = [limiters[n % 2].closed([each])[0] for n, each in enumerate(deliveries)]
     slots = sorted((each.wait, n) for n, each in enumerate(shut) if each)
     start = ground.now
 
@@ -233,17 +233,17 @@ def test_deferred_deliveries_of_two_workers_go_when_their_slots_come_and_in_orde
 
 def _at(ground, start, wait, limiter, delivery):
     ground.now = start + wait // timedelta(microseconds=1)
-    return limiter.closed(delivery)
+    return limiter.closed([delivery])[0]
 
 
 def test_the_place_of_a_killed_worker_is_free_again_when_its_lease_ends(ground):
     limiter, other = ground.limiter(concurrent=1), ground.limiter(concurrent=1)
     second = ground.claimed()
-    limiter.closed(ground.claimed())
+    limiter.closed([ground.claimed()])
 
-    while_it_may_live = other.closed(second)
+    while_it_may_live = other.closed([second])[0]
     ground.now += 45 * SECOND
-    after_its_lease = other.closed(second)
+    after_its_lease = other.closed([second])[0]
 
     assert while_it_may_live.reason == "1 calls are in flight, and no more are allowed at once"
     assert after_its_lease is None

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -145,7 +145,7 @@ def _both(step, sides):
     if action == "ask":
         shared, _ = sides.book.ask(_Ask(str(delivery), sides.account, to, 20 * SECOND), sides.plan, owed=0, pause_us=0)
         return shared, sides.model.ask(str(delivery), to, lease_us=20 * SECOND, now=now)
-    sides.book.end(_End(str(delivery), sides.account, to, 300_000), sides.plan, REFUSALS[action])
+    sides.book.end([_End(str(delivery), sides.account, to, 300_000, sides.plan, REFUSALS[action])])
     sides.model.release(str(delivery), 300_000)
     sides.model.refused(to, REFUSALS[action], now)
     return sides.book.status(sides.account, sides.plan).share, sides.model.status(sides.account, now).share
@@ -158,7 +158,7 @@ def test_four_threads_stay_within_every_window_and_use_it(redis, account):
     def work():
         while time.monotonic() < end:
             delivery = claimed(account)
-            while (shut := limiter.closed(delivery)) is not None and time.monotonic() < end:
+            while (shut := limiter.closed([delivery])[0]) is not None and time.monotonic() < end:
                 time.sleep(min(shut.wait.total_seconds(), 1))
             if shut is None:
                 went.append(time.monotonic())
@@ -187,7 +187,7 @@ def work(_):
     limiter, went, end = gate(connect({url!r}), per_second=30, per_day=100000), [], time.monotonic() + 3
     while time.monotonic() < end:
         delivery = claimed({account!r})
-        while (shut := limiter.closed(delivery)) is not None:
+        while (shut := limiter.closed([delivery])[0]) is not None:
             time.sleep(min(shut.wait.total_seconds(), 1))
         went.append(time.monotonic())
     return went
@@ -214,20 +214,20 @@ def test_a_deferred_delivery_goes_at_the_wait_it_was_told(redis, account):
     limiter = gate(redis, other=(window(1, 0.5),))
     first, second = claimed(account), claimed(account)
 
-    went, shut = limiter.closed(first), limiter.closed(second)
+    went, shut = limiter.closed([first])[0], limiter.closed([second])[0]
     time.sleep(shut.wait.total_seconds())
 
     assert went is None
     assert (shut.code, shut.burned, shut.parked) == ("limited", False, False)
     assert shut.reason == "the limit of 1 in 0.5 s for the account is used up"
-    assert limiter.closed(second) is None
+    assert limiter.closed([second])[0] is None
 
 
 def test_beyond_the_horizon_nothing_is_reserved_and_the_crowd_is_spread(redis, account):
     limiter = gate(redis, per_hour=1)
-    limiter.closed(claimed(account))
+    limiter.closed([claimed(account)])
 
-    waits = {limiter.closed(claimed(account)).wait for _ in range(20)}
+    waits = {limiter.closed([claimed(account)])[0].wait for _ in range(20)}
 
     assert len(waits) == 20
     assert min(waits) >= TUNING.horizon
@@ -245,9 +245,9 @@ def test_every_key_expires_and_none_names_a_person(redis, account):
     )
     deliveries = [claimed(account) for _ in range(4)]
     for each in deliveries:
-        limiter.closed(each)
-    limiter.ended(refused(deliveries[1]))
-    limiter.ended(refused(deliveries[1], "pair_limited"))
+        limiter.closed([each])
+    limiter.ended([refused(deliveries[1])])
+    limiter.ended([refused(deliveries[1], "pair_limited")])
 
     keys = redis.keys("*")
 
@@ -259,14 +259,14 @@ def test_every_key_expires_and_none_names_a_person(redis, account):
 def test_a_refusal_cuts_the_share_and_retry_after_stops_the_account(redis, account):
     limiter = gate(redis, timedelta(hours=9), per_second=80)
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
 
-    limiter.ended(refused(delivery))
+    limiter.ended([refused(delivery)])
     status = limiter.status(account)
 
     assert status.share == pytest.approx(0.95, abs=0.01)
     assert timedelta(seconds=88) < status.frozen_for <= timedelta(seconds=90)
-    assert limiter.closed(claimed(account)).reason.startswith("the whole account waits: the provider")
+    assert limiter.closed([claimed(account)])[0].reason.startswith("the whole account waits: the provider")
 
 
 def used(delivery, usage):
@@ -276,11 +276,11 @@ def used(delivery, usage):
 def test_a_word_that_few_calls_are_left_slows_the_account_to_what_is_left_and_no_further(redis, account):
     limiter = gate(redis, per_second=80)
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
 
     shares = []
     for _ in range(4):  # further apart than one event
-        limiter.ended(used(delivery, Usage(room=0.75)))
+        limiter.ended([used(delivery, Usage(room=0.75))])
         shares.append(limiter.status(account).share)
         time.sleep(1.05)
 
@@ -291,10 +291,10 @@ def test_a_word_that_few_calls_are_left_slows_the_account_to_what_is_left_and_no
 def test_a_share_that_was_cut_deeper_is_not_raised_by_a_milder_word(redis, account):
     limiter = gate(redis, per_second=80)
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
     redis.hset(f"entrega:limit:{{{account}}}:state", mapping={"share": 0.1, "at": _now_us(redis), "cut": 0})
 
-    limiter.ended(used(delivery, Usage(room=0.75)))
+    limiter.ended([used(delivery, Usage(room=0.75))])
 
     assert limiter.status(account).share == pytest.approx(0.1, abs=0.02)
 
@@ -308,9 +308,9 @@ def _now_us(redis):
 def test_a_limit_that_is_used_up_stops_the_account_until_it_begins_anew_clamped(redis, account, wait, frozen_s):
     limiter = gate(redis, per_second=80)
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
 
-    limiter.ended(used(delivery, Usage(room=0.0, wait=wait)))
+    limiter.ended([used(delivery, Usage(room=0.0, wait=wait))])
 
     assert timedelta(seconds=frozen_s - 2) < limiter.status(account).frozen_for <= timedelta(seconds=frozen_s)
 
@@ -319,9 +319,9 @@ def test_a_limit_that_is_used_up_stops_the_account_until_it_begins_anew_clamped(
 def test_a_word_that_asks_for_nothing_changes_nothing(redis, account, usage):
     limiter = gate(redis, per_second=80)
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
 
-    limiter.ended(used(delivery, usage))
+    limiter.ended([used(delivery, usage)])
 
     assert limiter.status(account).share == 1
 
@@ -329,12 +329,12 @@ def test_a_word_that_asks_for_nothing_changes_nothing(redis, account, usage):
 def test_a_pair_refusal_stops_that_recipient_only(redis, account):
     limiter = gate(redis, per_recipient=(window(1, 6, 45),))
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
 
-    limiter.ended(refused(delivery, "pair_limited"))
+    limiter.ended([refused(delivery, "pair_limited")])
 
-    assert limiter.closed(claimed(account)).wait >= timedelta(seconds=5.9)
-    assert gate(redis, recipient="r2", per_recipient=(window(1, 6, 45),)).closed(claimed(account)) is None
+    assert limiter.closed([claimed(account)])[0].wait >= timedelta(seconds=5.9)
+    assert gate(redis, recipient="r2", per_recipient=(window(1, 6, 45),)).closed([claimed(account)])[0] is None
     assert limiter.status(account).share == 1
 
 
@@ -342,9 +342,9 @@ def test_the_status_counts_calls_reservations_and_places_in_flight(redis, accoun
     limiter = gate(redis, per_second=2, per_day=100, concurrent=3)
     deliveries = [claimed(account) for _ in range(4)]
     for each in deliveries:
-        limiter.closed(each)
+        limiter.closed([each])
 
-    limiter.ended(succeeded(deliveries[0]))
+    limiter.ended([succeeded(deliveries[0])])
     status = limiter.status(account)
 
     assert [(each.window, each.used, each.allowed) for each in status.windows] == [
@@ -358,10 +358,10 @@ def test_the_status_counts_calls_reservations_and_places_in_flight(redis, accoun
 def test_the_status_tells_the_slot_that_the_next_delivery_gets(redis, account):
     limiter = gate(redis, per_second=2, per_recipient=(window(1, 6, 45),))
     for _ in range(5):
-        limiter.closed(claimed(account))
+        limiter.closed([claimed(account)])
 
     told = limiter.status(account)
-    given = limiter.closed(claimed(account)).wait
+    given = limiter.closed([claimed(account)])[0].wait
 
     assert told.next_free.total_seconds() == pytest.approx(given.total_seconds(), abs=0.2)
     assert told.recipient == ("1 in 6 s with a burst of 45",)
@@ -374,21 +374,21 @@ def test_a_quiet_account_has_a_free_slot_now(redis, account):
 def test_the_status_tells_the_rate_of_a_slowed_account(redis, account):
     limiter = gate(redis, per_second=80)
     delivery = claimed(account)
-    limiter.closed(delivery)
+    limiter.closed([delivery])
 
-    limiter.ended(refused(delivery))
+    limiter.ended([refused(delivery)])
 
     assert limiter.status(account).rate == pytest.approx(76, abs=1)
 
 
 def test_a_wiped_script_cache_and_wiped_data_are_no_error(redis, account):
     limiter = gate(redis, per_second=5)
-    limiter.closed(claimed(account))
+    limiter.closed([claimed(account)])
 
     redis.script_flush()
     redis.flushall()
 
-    assert limiter.closed(claimed(account)) is None
+    assert limiter.closed([claimed(account)])[0] is None
 
 
 def test_without_redis_a_stated_share_holds_and_redis_takes_over_again(tmp_path, monkeypatch):
@@ -398,7 +398,7 @@ def test_without_redis_a_stated_share_holds_and_redis_takes_over_again(tmp_path,
     client = connect(server.start())
     limiter = gate(client, per_second=20, processes=4)
     try:
-        before = limiter.closed(claimed("crm:x"))
+        before = limiter.closed([claimed("crm:x")])[0]
         server.kill()
         alone = _count(limiter, 8)
         away = limiter.status("crm:x").shared
@@ -420,7 +420,7 @@ def _count(limiter, seconds):
     end, went = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         delivery = claimed("crm:x")
-        while (shut := limiter.closed(delivery)) is not None and time.monotonic() < end:
+        while (shut := limiter.closed([delivery])[0]) is not None and time.monotonic() < end:
             time.sleep(min(shut.wait.total_seconds(), 0.2))
         went += shut is None
     return went
@@ -428,9 +428,65 @@ def _count(limiter, seconds):
 
 def test_what_was_sent_alone_is_counted_when_redis_is_back(redis, account):
     limiter = gate(redis, per_second=20, per_day=50)
-    limiter.closed(claimed(account))
+    limiter.closed([claimed(account)])
     limiter._local.owe(account, 30)
 
-    limiter.closed(claimed(account))
+    limiter.closed([claimed(account)])
 
     assert limiter.status(account).windows[1].used == 31
+
+
+def test_a_set_gets_the_slots_its_calls_would_get_one_after_another(redis, account):
+    limiter = gate(redis, other=(window(4, 10, 4),))
+    deliveries = [claimed(account, n) for n in range(7)]
+
+    answers = limiter.closed(deliveries)
+
+    assert [shut is None for shut in answers] == [True] * 4 + [False] * 3
+    waits = [shut.wait.total_seconds() for shut in answers[4:]]
+    assert waits == sorted(waits)
+    assert all(later - earlier > 2 for earlier, later in pairwise(waits))
+
+
+def test_a_set_frees_all_its_places(redis, account):
+    limiter = gate(redis, concurrent=3)
+    deliveries = [claimed(account, n) for n in range(5)]
+    answers = limiter.closed(deliveries)
+
+    limiter.ended([succeeded(each) for each, shut in zip(deliveries, answers, strict=True) if shut is None])
+
+    assert [shut is None for shut in answers] == [True] * 3 + [False] * 2
+    assert limiter.status(account).in_flight == 0
+
+
+def test_where_nothing_binds_a_set_is_one_question_and_a_frozen_account_stops_all_of_it(redis, account):
+    limiter = gate(redis, timedelta(seconds=30))
+    limiter.closed([claimed(account)])
+    before = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+
+    went = limiter.closed([claimed(account, n) for n in range(50)])
+    asked = redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+    limiter.ended([refused(claimed(account))])
+    shut = limiter.closed([claimed(account, n) for n in range(3)])
+
+    assert (went, asked) == ([None] * 50, 1)
+    assert [each.code for each in shut] == ["limited"] * 3
+
+
+def test_a_set_whose_script_the_server_forgot_half_way_is_counted_once(redis, account):
+    limiter = gate(redis, other=(window(8, 10, 8),))
+    asked = limiter._book.ask
+
+    def ask(*args, **options):
+        found = asked(*args, **options)
+        redis.script_flush()
+        return found
+
+    limiter._book.ask = ask
+
+    went = limiter.closed([claimed(account, n) for n in range(6)])
+    limiter._book.ask = asked
+    more = limiter.closed([claimed(account, n) for n in range(6)])
+
+    assert went == [None] * 6
+    assert [shut is None for shut in more] == [True] * 2 + [False] * 4

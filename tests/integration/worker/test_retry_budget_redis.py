@@ -37,7 +37,7 @@ def gate(redis, clock=lambda: 0.0):
 
 
 def passed(gate_, attempt, n, account="crm:default"):
-    return sum(gate_.closed(claimed(attempt, account)) is None for _ in range(n))
+    return sum(gate_.closed([claimed(attempt, account)])[0] is None for _ in range(n))
 
 
 def test_first_attempts_always_go(redis):
@@ -64,7 +64,7 @@ def test_what_is_turned_back_burns_nothing_and_says_why(redis):
     shared = gate(redis)
     passed(shared, 2, ALLOWED + 5)
 
-    shut = shared.closed(claimed(2))
+    shut = shared.closed([claimed(2)])[0]
 
     assert (shut.code, shut.burned) == ("retry_budget", False)
     assert 0 < shut.wait.total_seconds() <= 3
@@ -76,3 +76,19 @@ def test_without_redis_each_process_keeps_a_purse_of_its_own():
 
     assert passed(gate(away), 2, ALLOWED + 20) == ALLOWED
     assert passed(gate(None), 2, ALLOWED + 20) == ALLOWED
+
+
+def test_a_set_is_asked_for_in_one_round_trip_and_its_first_attempts_go(redis):
+    shared = gate(redis)
+    passed(shared, 2, ALLOWED - 2)
+    mixed = [claimed(2), claimed(1), claimed(2), claimed(2), claimed(2), claimed(1), claimed(2, "crm:filial")]
+    before = redis.info("stats")["total_commands_processed"]
+
+    answers = shared.closed(mixed)
+    asked = redis.info("stats")["total_commands_processed"] - before
+
+    went = [answer is None for answer in answers]
+    assert (went[1], went[5], went[6]) == (True, True, True)
+    # A slow run earns a retry for each second it takes.
+    assert went[:1] + went[2:5] in ([True, True, False, False], [True, True, True, False], [True] * 4)
+    assert asked <= 2 * 5 + 1  # two accounts, four commands inside each script, and the question itself

@@ -83,7 +83,7 @@ def _come(limiter, clock, coming, until, asked=None):
     while heap and heap[0][0] <= until:
         at, _, each = heappop(heap)
         clock.us = max(clock.us, at)
-        shut = limiter.closed(each)
+        shut = limiter.closed([each])[0]
         asked[each.order.delivery_id] += 1
         if shut:
             heappush(heap, (clock.us + us(shut.wait), next(number), each))
@@ -106,7 +106,7 @@ def test_a_backlog_goes_out_at_the_limit_with_few_turned_back_and_in_order(redis
         until = clock.us + us(ROUND)
         while coming and coming[0][0] <= until:
             clock.us, place, each = heappop(coming)
-            shut = limiter.closed(each)
+            shut = limiter.closed([each])[0]
             turned_back += shut is not None
             if shut:
                 heappush(coming, (clock.us + us(shut.wait), place, each))

@@ -63,10 +63,10 @@ class Door:
         self.learnt = []
 
     def closed(self, claimed):
-        return self.shut
+        return [self.shut for _ in claimed]
 
-    def ended(self, settlement):
-        self.learnt.append(settlement)
+    def ended(self, settlements):
+        self.learnt += settlements
 
 
 SHUT = Deferred("breaker_open", timedelta(seconds=9), "open", burned=False)

@@ -40,9 +40,13 @@ class Works:
         self.now += 1
         return Settlement(claimed, self.outcome or Succeeded(Receipt("1")))
 
-    def conclude(self, settlements):
-        self.concluded += len(settlements)
-        return list(settlements)
+    def admit(self, claimed):
+        shut = self.outcome if self.outcome is SHUT else None
+        return ([], [Settlement(each, shut) for each in claimed]) if shut else (claimed, [])
+
+    def conclude(self, settlements, turned_back=()):
+        self.concluded += len(settlements) + len(turned_back)
+        return [*settlements, *turned_back]
 
 
 @pytest.fixture

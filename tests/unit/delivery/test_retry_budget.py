@@ -14,7 +14,7 @@ def run(calls, rules=RULES, start=None):
     now, purse, waits = 0.0, start or fresh(rules, 0.0), []
     for gap, is_retry in calls:
         now += gap
-        purse, wait = spend(purse, rules, is_retry=is_retry, now_s=now)
+        purse, _, wait = spend(purse, rules, firsts=int(not is_retry), retries=int(is_retry), now_s=now)
         waits.append(wait)
     return waits
 
@@ -57,6 +57,16 @@ def test_retries_never_pass_the_share_and_the_allowance(calls):
 
 
 def test_a_clock_that_steps_back_takes_nothing_away():
-    purse, _ = spend(fresh(RULES, 100.0), RULES, is_retry=True, now_s=50.0)
+    purse, _, _ = spend(fresh(RULES, 100.0), RULES, firsts=0, retries=1, now_s=50.0)
 
     assert purse.saved == 59
+
+
+@given(st.integers(0, 30), st.integers(0, 90), st.floats(0, 30))
+def test_a_set_gets_what_its_calls_would_get_one_after_another(firsts, retries, gap):
+    purse, granted, wait = spend(fresh(RULES, 0.0), RULES, firsts=firsts, retries=retries, now_s=gap)
+
+    one_by_one = run([(gap if n == 0 else 0, n >= firsts) for n in range(firsts + retries)])
+    assert granted == sum(not each for each in one_by_one[firsts:])
+    assert wait == (one_by_one[-1] if retries else timedelta())
+    assert purse.saved >= 0
