@@ -92,4 +92,5 @@ class Lanes:
 
 
 def _was_turned_back(settlement: Settlement) -> bool:
-    return isinstance(settlement.outcome, Deferred) and not settlement.outcome.burned
+    outcome = settlement.outcome
+    return isinstance(outcome, Deferred) and not outcome.burned and not outcome.lone
