@@ -11,6 +11,7 @@ from celery.utils.dispatch import Signal
 
 from config.policy import Spec
 from delivery.alerts import Alert
+from delivery.errors import LedgerUnavailable
 from delivery.rollout import Figures, Stage, Standing, fault, stage
 from ledger.rollouts import ALERT, Rollouts
 
@@ -38,8 +39,12 @@ def watch(app: "Entrega") -> None:
     rollouts = Rollouts(app.database, actor="health")
     for each in rollouts.standing():
         spec = app.specs.get(each.account.partition(":")[0])
-        if spec is not None and not each.is_back:
+        if spec is None or each.is_back:
+            continue
+        try:
             _watch(rollouts, each, spec)
+        except LedgerUnavailable as err:  # too busy for this question; the next tick asks again
+            _log.warning("rollout_not_judged", account=each.account, reason=str(err))
 
 
 def _watch(rollouts: Rollouts, standing: Standing, spec: Spec) -> None:

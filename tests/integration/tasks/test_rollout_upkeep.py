@@ -4,6 +4,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import text
 
 from config.settings import load_settings
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded
@@ -176,3 +177,16 @@ def test_the_sweep_gives_time_before_it_ends_what_is_overdue(rollouts, ledger, a
     sweep.run()
 
     assert archive.find(opened.id).state == "waiting"
+
+
+def test_a_ledger_too_busy_to_judge_keeps_nobody_from_probing(rollouts, archive, database, monkeypatch, sql):
+    pass_hours(sql, 1, "switches")
+    provider = SimpleNamespace(probe=lambda: "token accepted")
+    monkeypatch.setitem(app.__dict__, "engine", SimpleNamespace(providers={CRM: provider}))
+
+    with database.begin() as connection:
+        connection.execute(text("LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE"))
+        health.run()
+
+    assert [(each.name, each.health) for each in archive.accounts()] == [(CRM, "ok")]
+    assert [each.is_back for each in rollouts.standing()] == [False]
