@@ -20,7 +20,7 @@ from config.form_text import written_name
 from config.marked_yaml import MarkedYaml, Problem, as_mapping, read_marked
 from config.spec import Spec
 from config.spec_operations import ErrorRule, FieldRule, LookUp, Operation, StatusRule, Timeouts, Wait
-from config.spec_sections import Breaker, Cache, Fallback, Limits, RetryBudget, Window
+from config.spec_sections import Breaker, Cache, Fallback, Limits, RetryBudget, Rollback, Rollout, Window
 from config.spec_values import ERROR_CODES, Environment, Severity, Verdict
 from config.spec_webhook import Shape, Signature, Webhook
 
@@ -35,6 +35,8 @@ __all__ = [
     "Operation",
     "Problem",
     "RetryBudget",
+    "Rollback",
+    "Rollout",
     "Severity",
     "Shape",
     "Signature",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from config.spec_values import (
     Count,
@@ -320,10 +320,15 @@ class Security(Section):
 
 
 class Rollback(Section):
-    """When a rollout is taken back."""
+    """When a rollout is taken back.
+
+    Attributes:
+        minimum_calls: Nothing is decided on fewer: one failure of two calls says nothing.
+    """
 
     error_ratio_above: Ratio
     p95_above: Seconds = Field(validation_alias="p95_above_s")
+    minimum_calls: Count = 20
 
 
 class Rollout(Section):
@@ -332,6 +337,13 @@ class Rollout(Section):
     shares: Annotated[tuple[Ratio, ...], listed, Field(min_length=1)]
     hold: Seconds = Field(validation_alias="hold_s")
     rollback: Rollback
+
+    @field_validator("shares")
+    @classmethod
+    def _grows_to_all(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if sorted(set(value)) != list(value) or value[-1] != 1:
+            raise ValueError("each share must be larger than the one before, and the last one 1.0")
+        return value
 
 
 class Contact(Section):

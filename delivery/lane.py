@@ -73,9 +73,11 @@ class Lanes:
                 free = self.at_once - flight.under_way
                 if has_more and free >= max(1, self.at_once // 4) and self.monotonic() < end:
                     taken, turned_back = self._take(account, kind, free, flight)
-                    has_more = taken and not turned_back
+                    has_more = taken and not any(map(_was_turned_back, turned_back))
                     if turned_back:
                         told(self.engine.conclude([], turned_back))
+                    if has_more and not flight.under_way:
+                        continue
                 if not flight.under_way:
                     return has_more
                 settled = self.engine.conclude(flight.landed())
@@ -130,4 +132,5 @@ class _Flight:
 
 
 def _was_turned_back(settlement: Settlement) -> bool:
-    return isinstance(settlement.outcome, Deferred) and not settlement.outcome.burned
+    outcome = settlement.outcome
+    return isinstance(outcome, Deferred) and not outcome.burned and not outcome.lone

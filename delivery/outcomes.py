@@ -57,6 +57,7 @@ class Deferred:
         burned: False when a closed gate stopped the attempt before any byte left.
         paced: True when upkeep wakes it, as fast as the gates let through, and no clock of its own: after an outage all
             would come back at once.
+        lone: True when the gate closed for this delivery alone, so that the next one may find it open.
     """
 
     code: str
@@ -65,6 +66,7 @@ class Deferred:
     parked: bool = False
     burned: bool = True
     paced: bool = False
+    lone: bool = False
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def cancel_answer(delivery_id: UUID, language: Language) -> CancelAnswer:
 def simulation_answer(found: Simulation, language: Language) -> SimulationAnswer:
     """Return the little of a simulation that helps an agent to decide."""
     next_step, portuguese, english = _SIMULATED[found.would]
-    kept = found.model_dump(exclude={"why", "breaker", "limits", "person", "quota", "wire"})
+    kept = found.model_dump(exclude={"why", "rollout", "breaker", "limits", "person", "quota", "wire"})
     warning = found.why if found.would in {"send", "wait"} else None
     says = {"warning": warning, "message": english if language == "en" else portuguese, "next_step": next_step}
     why = found.why if found.would in {"hold", "fail"} else None  # the others are told by `message`

@@ -21,6 +21,7 @@ from ingress.forms import forms
 from ingress.keys import keys
 from ingress.limits import limits
 from ingress.producers import producers
+from ingress.rollouts import rollouts
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
 from ingress.shell import mapping as _mapping
@@ -46,6 +47,7 @@ cli = typer.Typer(
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
+cli.add_typer(rollouts, name="rollout")
 cli.add_typer(keys, name="keys")
 cli.add_typer(callbacks, name="callbacks")
 cli.add_typer(producers, name="producers")

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from delivery.errors import LedgerUnavailable, ProviderError
+from delivery.rollout import view
 from ledger.alerts import Alerts
 from ledger.operating import pause_of_all
+from ledger.rollouts import Rollouts
 from ledger.schema import check_schema
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
@@ -36,7 +38,7 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_pause(app), *_accounts(app), *_alerts(app)]
+        findings += [_work(app), *_pause(app), *_rollouts(app), *_accounts(app), *_alerts(app)]
     return findings
 
 
@@ -71,6 +73,21 @@ def _pause(app: "Entrega") -> Iterator[Finding]:
     if pause is not None:
         since = f"{pause.at:%Y-%m-%d %H:%M:%S} UTC by {pause.actor}: {pause.reason}"
         yield Finding("pause", well=False, note=f"everything is paused since {since}; go on with: entrega resume --all")
+
+
+def _rollouts(app: "Entrega") -> Iterator[Finding]:
+    for each in Rollouts(app.database, actor="doctor").standing():
+        spec = app.specs.get(each.account.partition(":")[0])
+        if spec is None:
+            continue
+        found, name = view(spec.rollout, each), f"rollout {each.account}"
+        since = f"{each.since:%Y-%m-%d %H:%M:%S} UTC by {each.actor}: {each.reason}"
+        if each.is_back:
+            advice = f"mend it, then: entrega rollout begin {each.account}, or: entrega rollout finish {each.account}"
+            yield Finding(name, well=False, note=f"taken back at {since}; its deliveries wait. {advice}")
+        else:
+            stage = f"stage {found.stage} of {found.stages}"
+            yield Finding(name, well=True, note=f"{found.share:.0%} of its deliveries go ({stage}); begun at {since}")
 
 
 def _accounts(app: "Entrega") -> Iterator[Finding]:

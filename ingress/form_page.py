@@ -204,7 +204,8 @@ def _rollout(spec: Spec) -> Iterable[str]:
     yield f"### 11.1 Fases\n\n{shares} do tráfego, cada fase por {_span(rollout.hold)}."
     yield (
         f"### 11.2 Rollback Plan\n\nError rate > {rollout.rollback.error_ratio_above:.0%} "
-        f"ou response time p95 > {_span(rollout.rollback.p95_above)}."
+        f"ou response time p95 > {_span(rollout.rollback.p95_above)}, a partir de {rollout.rollback.minimum_calls} "
+        "chamadas na fase."
     )
 
 

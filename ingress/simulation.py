@@ -17,12 +17,14 @@ from delivery.intake import Item
 from delivery.ports import NewDelivery, Opened, Order
 from delivery.producers import HELD_BECAUSE
 from delivery.redaction import mask_value
+from delivery.rollout import view
 from delivery.wording import issue_text
 from ingress.problems import Language
 from ledger.contacts import Contacts
 from ledger.operating import pause_of_all
 from ledger.producers import Producers
 from ledger.rehearsal import Rehearsal
+from ledger.rollouts import Rollouts
 from worker.breaker import BreakerGate
 from worker.limits import SharedLimiter
 from worker.wiring import shared_limiter, shared_memory
@@ -59,6 +61,13 @@ class LimitRoom(BaseModel):
     in_flight: int
     concurrent: int | None
     windows: list[WindowRoom]
+
+
+class RolloutRoom(BaseModel):
+    """A rollout of the account: which deliveries lie in the share is drawn from their ids."""
+
+    share: float = Field(description="Of the deliveries, those that go now; 0: it was taken back.")
+    next_stage_at: datetime | None
 
 
 class PersonRoom(BaseModel):
@@ -101,6 +110,7 @@ class Simulation(BaseModel):
     duplicate_of: UUID | None
     go_at: datetime | None = Field(description="When it would be attempted first; null when that is not known.")
     expires_at: datetime
+    rollout: RolloutRoom | None = Field(description="Null: none is under way, and everything goes.")
     breaker: BreakerRoom
     limits: LimitRoom
     person: PersonRoom
@@ -127,16 +137,16 @@ class Simulator:
         if opened.refusal is not None:
             raise opened.refusal
         held = self._held(new)
-        breaker, limits = self._breaker(new), self._limits(new.account)
+        breaker, limits, rollout = self._breaker(new), self._limits(new.account), self._rollout(new)
         wire, fault = self._wire(new)
         person = self._person(new)
         would, why = _verdict(opened, held, fault, person, new.command, language)
-        go_at = _first_attempt(opened, breaker, limits) if would == "send" else None
+        go_at = _first_attempt(opened, breaker, limits, rollout) if would == "send" else None
         late = would == "send" and (go_at is None or go_at > datetime.now(UTC) + _AT_ONCE)
         return Simulation(
             would="wait" if late else would, why=why, kind=item.kind, account=new.account, recipient=new.recipient,
             duplicate_of=None if opened.fresh else opened.id, go_at=go_at, expires_at=_expiry(new, opened.next_at),
-            breaker=breaker, limits=limits, person=person, quota=self._quota(producer), wire=wire,
+            rollout=rollout, breaker=breaker, limits=limits, person=person, quota=self._quota(producer), wire=wire,
         )  # fmt: skip
 
     def _person(self, new: NewDelivery) -> PersonRoom:
@@ -167,6 +177,14 @@ class Simulator:
         if pause is not None:
             return f"everything is paused: {pause.reason}"
         return next((each.held_reason for each in self.app.archive.accounts() if each.name == new.account), None)
+
+    def _rollout(self, new: NewDelivery) -> RolloutRoom | None:
+        standing = Rollouts(self.app.database, actor="simulation").standing()
+        found = next((each for each in standing if each.account == new.account), None)
+        if found is None:
+            return None
+        seen = view(self.app.specs[new.command.service].rollout, found)
+        return RolloutRoom(share=seen.share, next_stage_at=seen.next_stage_at)
 
     @cached_property
     def _gates(self) -> tuple[BreakerGate, SharedLimiter]:
@@ -214,7 +232,11 @@ def _verdict(  # noqa: PLR0913, PLR0917 - everything that may stand in the way
     return "send", issue_text("sim_window", language) if person.window_needed and not is_open else None
 
 
-def _first_attempt(opened: Opened, breaker: BreakerRoom, limits: LimitRoom) -> datetime | None:
+def _first_attempt(
+    opened: Opened, breaker: BreakerRoom, limits: LimitRoom, rollout: RolloutRoom | None
+) -> datetime | None:
+    if rollout is not None and not rollout.share:
+        return None  # taken back until a person says otherwise
     if breaker.state == "open" and breaker.next_trial_at is None:
         return None  # held open by a person: nobody knows for how long
     thawed = datetime.now(UTC) + timedelta(seconds=limits.frozen_for_s)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from delivery.alerts import Alert
 from ledger.database import transaction
 
-# An alert that nobody repeated for so long is over, unless its account is held or its producer frozen: then it waits
-# for `resume` or `unfreeze`.
+# An alert that nobody repeated for so long is over, unless its account is held, its producer frozen or its rollout
+# taken back: then it waits for a person.
 _OVER_AFTER = timedelta(hours=1)
 _LONGEST_REASON = 500
 
@@ -26,7 +26,9 @@ _OPEN = text("""
     SELECT a.account, a.code, a.severity, a.reason, a.next_step, a.first_at, a.last_at
     FROM alerts a LEFT JOIN accounts h ON h.name = a.account AND h.held_code = a.code
       LEFT JOIN producers p ON 'producer:' || p.name = a.account AND p.frozen_at IS NOT NULL
-    WHERE h.name IS NOT NULL OR p.name IS NOT NULL OR a.last_at > now() - :over_s * interval '1 second'
+      LEFT JOIN switches s ON s.name = a.code || ':' || a.account
+    WHERE h.name IS NOT NULL OR p.name IS NOT NULL OR s.name IS NOT NULL
+       OR a.last_at > now() - :over_s * interval '1 second'
     ORDER BY a.severity, a.first_at
 """)
 
@@ -61,20 +63,25 @@ class Alerts:
         Raises:
             LedgerUnavailable: Nobody knows whether it was told.
         """
-        values = {
-            "account": alert.account,
-            "code": alert.code,
-            "severity": alert.severity,
-            "reason": alert.reason[:_LONGEST_REASON],
-            "next_step": alert.next_step,
-            "quiet_s": quiet.total_seconds(),
-            "over_s": _OVER_AFTER.total_seconds(),
-        }
         with transaction(self.engine) as connection:
-            return connection.scalar(_RAISE, values) is not None
+            return keep(connection, alert, quiet=quiet)
 
     def open(self) -> list[OpenAlert]:
         """Return what still stands, most urgent first."""
         with transaction(self.engine) as connection:
             rows = connection.execute(_OPEN, {"over_s": _OVER_AFTER.total_seconds()})
             return [OpenAlert(*row) for row in rows]
+
+
+def keep(connection: Connection, alert: Alert, *, quiet: timedelta) -> bool:
+    """Keep an alert as open, as a part of the caller's transaction; see `Alerts.record`."""
+    values = {
+        "account": alert.account,
+        "code": alert.code,
+        "severity": alert.severity,
+        "reason": alert.reason[:_LONGEST_REASON],
+        "next_step": alert.next_step,
+        "quiet_s": quiet.total_seconds(),
+        "over_s": _OVER_AFTER.total_seconds(),
+    }
+    return connection.scalar(_RAISE, values) is not None

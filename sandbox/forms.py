@@ -1,4 +1,4 @@
-"""Copies of the shipped forms with other limits and breakers, for tests and benchmarks."""
+"""Copies of the shipped forms with other limits, breakers and rollouts, for tests and benchmarks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,14 @@ def write_forms(
     folder: Path,
     limits: Mapping[str, Mapping[str, object]] | None = None,
     breaker: Mapping[str, object] | None = None,
+    rollout: Mapping[str, object] | None = None,
 ) -> None:
     """Write the forms into a folder, for ENTREGA_INTEGRATIONS.
 
     Args:
         limits: By service, as in a form, e.g. {"crm": {"per_second": 5}}; a service that is not named has none.
         breaker: What differs in every form's breaker, e.g. {"open_s": 3}.
+        rollout: What differs in every form's rollout, e.g. {"shares": [0.5, 1.0]}.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for form in Path(str(config.integrations.__file__)).parent.glob("*.yaml"):
@@ -25,4 +27,5 @@ def write_forms(
         own = (limits or {}).get(spec["name"], {})
         spec["limits"] = {**own, "on_excess": spec["limits"]["on_excess"]}
         spec["breaker"] |= breaker or {}
+        spec["rollout"] |= rollout or {}
         (folder / form.name).write_text(yaml.safe_dump(spec, allow_unicode=True), encoding="utf-8")

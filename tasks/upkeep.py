@@ -1,4 +1,4 @@
-"""What beat runs: the sweep, the fallback queue's drain, and the health of every account.
+"""What beat runs: the sweep, the fallback queue's drain, the health of every account and of rollouts.
 
 Each may run twice, at once or not for a while: they only move rows that are due, by compare-and-set.
 """
@@ -18,6 +18,7 @@ from ledger.fallbacks import Fallbacks
 from ledger.operating import Desk
 from ledger.replays import Replays
 from tasks.app import app
+from tasks.rollouts import give_time, watch
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -52,6 +53,7 @@ class UpkeepTask(Task):
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
     """Free expired leases, end what is overdue, stop failing replays, open callbacks, and take up what is due."""
+    give_time(self.app)  # before anything is ended
     operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
     idempotent = [kind for kind, each in operations.items() if each.idempotent]
     retries = max(spec.rule("lease_lost").retries for spec in self.app.specs.values())
@@ -137,7 +139,8 @@ def confirm(self: UpkeepTask) -> None:
 
 @app.task(name="health", bind=True, shared=False, base=UpkeepTask)
 def health(self: UpkeepTask) -> None:
-    """Probe every account without side effects and keep what was found."""
+    """Judge the rollouts, probe every account without side effects, and keep what was found."""
+    watch(self.app)
     desk = Desk(self.app.database, actor="health")
     for account, provider in self.app.engine.providers.items():
         try:

@@ -64,7 +64,7 @@ class Alarm:
         self._book = book
         self._recorder = recorder
         self._report = report
-        self._log: Log = log or structlog.stdlib.get_logger("entrega.alerts")
+        self._log = log
         self._clock = clock
         self._lock = threading.Lock()
         self._asked_at: dict[tuple[str, str], float] = {}
@@ -90,15 +90,22 @@ class Alarm:
             return True
 
     def _tell(self, alert: Alert) -> None:
-        self._recorder.alerted(severity=alert.severity, service=alert.service, code=alert.code)
-        self._log.log(
-            WARNING if alert.severity == "P2" else ERROR,
-            "alert",
-            severity=alert.severity,
-            account=alert.account,
-            service=alert.service,
-            code=alert.code,
-            reason=alert.reason,
-            next=alert.next_step,
-        )
-        self._report(alert)
+        announce(alert, self._recorder, report=self._report, log=self._log)
+
+
+def announce(
+    alert: Alert, recorder: Recorder, *, report: Callable[[Alert], object] = report_alert, log: Log | None = None
+) -> None:
+    """Tell operators of an alert, whoever decided that it is due."""
+    recorder.alerted(severity=alert.severity, service=alert.service, code=alert.code)
+    (log or structlog.stdlib.get_logger("entrega.alerts")).log(
+        WARNING if alert.severity == "P2" else ERROR,
+        "alert",
+        severity=alert.severity,
+        account=alert.account,
+        service=alert.service,
+        code=alert.code,
+        reason=alert.reason,
+        next=alert.next_step,
+    )
+    report(alert)

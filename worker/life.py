@@ -14,11 +14,14 @@ from celery import signals
 
 from config.policy import SpecError
 from config.settings import ConfigurationError
+from delivery.alerts import Alert
 from delivery.errors import LedgerUnavailable
 from ledger.schema import check_schema
 from tasks.commands import message_refused
 from tasks.logs import configure_logging
+from tasks.rollouts import rolled_back
 from tasks.transport import be_patient
+from worker.alerts import announce
 from worker.clock import SpareClock
 from worker.failpoints import fit_failpoints
 from worker.metrics import Recorder, make_recorder
@@ -73,9 +76,19 @@ def attach(app: "Entrega") -> None:
     def _ending(**_: Any) -> None:
         clock.stop()
 
+    _hear(recorder)
+
+
+def _hear(recorder: Callable[[], Recorder]) -> None:
+    """Tell what tasks cannot tell by themselves: they know no metrics and no Sentry."""
+
     @message_refused.connect(weak=False)
     def _refused(reason: str = "", **_: Any) -> None:
         recorder().message_rejected(reason=reason)
+
+    @rolled_back.connect(weak=False)
+    def _rolled_back(alert: Alert, **_: Any) -> None:
+        announce(alert, recorder())
 
 
 def begin(app: "Entrega") -> None:

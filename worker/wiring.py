@@ -20,6 +20,7 @@ from ledger.alerts import Alerts
 from ledger.calls import calls_lately
 from ledger.credentials import PostgresCredentials
 from ledger.endpoints import PostgresEndpoints
+from ledger.rollouts import Rollouts
 from ledger.sealing import keyed_hash, seal, unseal
 from providers.callback import CallbackSender, PublicReach
 from providers.crm_rest import CrmRest
@@ -37,6 +38,7 @@ from worker.breaker import BreakerGate
 from worker.limits import LimitRules, SharedLimiter
 from worker.metrics import Recorder
 from worker.retry_budget import RetryBudgetGate
+from worker.rollout import RolloutGate
 from worker.telling import AttemptTeller
 
 if TYPE_CHECKING:
@@ -80,8 +82,14 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
         ),
     )
     worker = f"{socket.gethostname()}:{getpid()}"
-    # In this order: what the breaker stops must cost no retry, and what the limiter grants is not taken back.
-    gates = (BreakerGate(app.specs, redis), RetryBudgetGate(app.specs, redis), shared_limiter(app, redis))
+    # In this order: what a rollout holds back must cost no trial of the breaker, what the breaker stops no retry, and
+    # what the limiter grants is not taken back.
+    gates = (
+        RolloutGate(app.specs, Rollouts(app.database, actor=worker).standing),
+        BreakerGate(app.specs, redis),
+        RetryBudgetGate(app.specs, redis),
+        shared_limiter(app, redis),
+    )
     alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates)
 

@@ -253,13 +253,13 @@ def data_folder():
 
 @pytest.fixture(scope="module")
 def module_system(neutral_environment, data_folder, request):
-    """The module's system; a module may say `FLOWER = True`, `WORKERS = 4`, `BREAKER`, and `LIMITS` (else none)."""
+    """The module's system; it may say `FLOWER = True`, `WORKERS = 4`, `BREAKER`, `ROLLOUT`, `LIMITS` (or none)."""
     asked = vars(request.module)
     settings = load_settings({"entrega_env": "sandbox", "entrega_data": data_folder, "entrega_port": 0})
     plan = Plan(settings, sandbox=True, flower=asked.get("FLOWER", False), workers=asked.get("WORKERS", 1))
     system = System(plan, lambda _: None)
     system.variables |= {"ENTREGA_ENV": "sandbox", "CRM_TIMEOUT": str(CALL_DEADLINE_S)}
-    write_forms(data_folder / "forms", asked.get("LIMITS"), asked.get("BREAKER"))
+    write_forms(data_folder / "forms", asked.get("LIMITS"), asked.get("BREAKER"), asked.get("ROLLOUT"))
     system.variables["ENTREGA_INTEGRATIONS"] = str(data_folder / "forms")
     try:
         system.start()

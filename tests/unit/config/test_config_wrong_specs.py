@@ -79,6 +79,8 @@ def _refusal(file: Path) -> SpecError:
         ("adapter: crm_rest", "adapter: crm_soap", "adapter:", "'crm_rest', 'whatsapp_cloud', 'smtp' or 'callback'"),
         ("      items: items", "", "    look_up:", "a look-up by query needs path, query and items"),
         ("enum: [produto_a, produto_b,", "enum: [produto_a, produto_a,", "      interesse:", "an entry stands twice"),
+        ("shares: [0.1, 0.5, 1.0]", "shares: [0.5, 0.1, 1.0]", "  shares:", "larger than the one before"),
+        ("shares: [0.1, 0.5, 1.0]", "shares: [0.1, 0.5]", "  shares:", "and the last one 1.0"),
         ("criticality: high", "criticality: huge", "criticality:", "overview.criticality: input should be 'critical'"),
         ("criticality: high", "criticality: no", "criticality:", "overview.criticality: input should be 'critical'"),
         ("updated: 2026-11-22", "updated: 2026-13-40", "updated:", "updated: wanted a day"),

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -41,8 +42,9 @@ class Works:
         return Settlement(claimed, self.outcome or Succeeded(Receipt("1")))
 
     def admit(self, claimed):
-        shut = self.outcome if self.outcome is SHUT else None
-        return ([], [Settlement(each, shut) for each in claimed]) if shut else (claimed, [])
+        if not isinstance(self.outcome, Deferred):
+            return claimed, []
+        return [], [Settlement(each, self.outcome) for each in claimed]
 
     def conclude(self, settlements, turned_back=()):
         self.concluded += len(settlements) + len(turned_back)
@@ -100,6 +102,14 @@ def test_a_lane_ends_when_a_gate_turns_one_back(calls):
 
     assert not more
     assert len(told) <= 8
+
+
+def test_a_lane_goes_on_where_a_gate_turned_back_one_delivery_for_its_own_sake(calls):
+    works = Works(100, outcome=replace(SHUT, lone=True))
+
+    _, told = work(works, calls)
+
+    assert len(told) == 100
 
 
 def test_a_lane_ends_with_its_turn_and_says_that_more_may_wait(calls):
