@@ -1,9 +1,14 @@
 """Real servers for the tests that need them: one Postgres and one Valkey for the whole run, empty for each test."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sandbox.postgres import temporary_postgres
 from sandbox.valkey import ValkeyServer
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

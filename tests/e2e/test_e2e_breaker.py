@@ -1,25 +1,29 @@
 """The breaker in the running system with four worker processes: a provider that fails is left alone by all of them."""
 
 import getpass
+import time
 
 import psutil
 
 WORKERS = 4
-BREAKER = {"open_s": 4}
+DEADLINE_S = 5
+OPEN_S, TRIALS = 4, 3
+BREAKER = {"open_s": OPEN_S}
 WHERE = ("crm:default", "create_lead")
 
 
 def test_a_failing_crm_is_left_alone_and_comes_back(running):
     running.control["crm"].plan({"status": 503, "times": None, "match": "create_lead"})
+    began = time.monotonic()
     ids = [running.lead(f"disjuntor{n}") for n in range(30)]
     running.wait(lambda: breaker(running).state == "open", "the breaker opens")
     running.some(ids, "waiting", 30)
-    calls = posts(running)
+    calls, rounds = posts(running), (time.monotonic() - began) / OPEN_S
 
     running.control["crm"].clear_faults()
     come_back(running, ids)
 
-    assert calls < 60, f"{calls} calls to a CRM that was down, for 30 leads"
+    assert calls < 60 + TRIALS * rounds, f"{calls} calls to a CRM that was down, for 30 leads"
     assert breaker(running).state == "closed"
 
 
@@ -35,7 +39,8 @@ def test_an_operators_word_holds_for_all_workers_until_it_is_taken_back(running)
     (closed,) = running.entrega("breaker", "close", *WHERE, "--reason", "the failures are known")
     hurry(running, ids)
     running.wait(lambda: posts(running) - before >= 20, "all calls go")
-    while_failing = breaker(running)
+    # A call is counted there when it comes, and here when its worker has read the answer.
+    while_failing = running.wait(lambda: (found := breaker(running)).failures >= 10 and found, "ten failures are known")
 
     running.control["crm"].clear_faults()
     (itself,) = running.entrega("breaker", "auto", *WHERE)
@@ -43,7 +48,7 @@ def test_an_operators_word_holds_for_all_workers_until_it_is_taken_back(running)
 
     assert (opened["state"], closed["state"], itself["override"]) == ("open", "closed", None)
     assert (while_open, burned) == (0, {0})
-    assert (while_failing.state, while_failing.failures >= 10) == ("closed", True)
+    assert while_failing.state == "closed"
     trail = running.sql("SELECT actor, action, account, reason FROM audit WHERE action LIKE 'breaker%' ORDER BY id")
     assert [tuple(each) for each in trail] == [
         (getpass.getuser(), "breaker open", "crm:default", "the CRM moves"),

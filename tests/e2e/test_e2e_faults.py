@@ -54,8 +54,9 @@ def test_wiping_redis_during_500_deliveries_loses_and_repeats_nothing(running):
 
     running.redis.flushall()
     running.some(everything, "succeeded", 50)
-    running.redis.flushall()
-    open_then = 500 - running.states(everything)["succeeded"]
+    with running.stood_still():  # in the midst of its work; else a slow test comes when all is done
+        running.redis.flushall()
+        open_then = 500 - running.states(everything)["succeeded"]
     running.until(everything, "succeeded")
 
     assert open_then > 20, "Redis was wiped too late to show anything"
@@ -100,7 +101,7 @@ def test_while_redis_is_away_commands_are_accepted_and_an_empty_redis_gets_them_
 def test_while_postgres_is_away_nothing_is_promised_and_afterwards_everything_goes_on(running):
     worker = running.system.parts["worker1"].pid
     accepted = running.accepted()
-    running.control["crm"].plan({"hang_s": 1.0, "effect": True, "match": "create_lead"})
+    running.control["crm"].plan({"hang_s": 4.0, "effect": True, "match": "create_lead"})
     caught = running.lead("pegopelafalha")
     running.some([caught], "attempting", 1)
 
@@ -167,7 +168,7 @@ def test_arguments_that_do_not_fit_are_refused_and_counted(running):
 
     running.send_foreign("create_lead", args=["one", "two", "three"])
 
-    running.wait(lambda: refusals(running, "malformed") == refused + 1, "the refusal is counted", 15)
+    running.wait(lambda: refusals(running, "malformed") == refused + 1, "the refusal is counted")
     running.works()
 
 
@@ -180,7 +181,7 @@ def test_raw_garbage_on_the_queue_does_not_end_the_worker(running, garbage):
     running.redis.lpush("celery", garbage)
 
     running.wait(lambda: not running.redis.llen("celery"), "the garbage was taken from the queue")
-    running.until_alone(running.lead(f"lixo{running.accepted()}"), "succeeded", 20)
+    running.until_alone(running.lead(f"lixo{running.accepted()}"), "succeeded")
     assert running.system.parts["worker1"].pid == worker
 
 
@@ -298,7 +299,7 @@ def everything_in_postgres(running):
 def flower(running, path):
     found = addresses(running.system)
     login = base64.b64encode(found["flower_login"].encode()).decode()
-    with urlopen(Request(f"{found['flower']}{path}", headers={"Authorization": f"Basic {login}"}), timeout=20) as page:
+    with urlopen(Request(f"{found['flower']}{path}", headers={"Authorization": f"Basic {login}"}), timeout=60) as page:
         return page.read().decode()
 
 
@@ -322,7 +323,9 @@ def everything_in_flower(running, task_ids):
 def everything_inspect_tells(running):
     inspect = running.app.control.inspect(timeout=5, limit=1)
     told = [inspect.active(), inspect.reserved(), inspect.scheduled()]
-    return told[0], json.dumps(told, default=str, ensure_ascii=False)
+    return {each["id"] for tasks in (told[0] or {}).values() for each in tasks}, json.dumps(
+        told, default=str, ensure_ascii=False
+    )
 
 
 def test_personal_data_shows_nowhere_but_in_the_sealed_ledger_and_at_the_providers(running):
@@ -353,13 +356,12 @@ def test_a_foreign_command_in_a_workers_hands_shows_nothing_of_the_person_to_ins
 
     with running.holding_up("idempotency"):  # whoever accepts a command waits here
         task_id = running.send_foreign("create_lead", kwargs=person | {"observacoes": "outra coisa"})
-        active, told = running.wait(
-            lambda: (found := everything_inspect_tells(running)) and task_id in found[1] and found,
-            "it is being worked on",
+        _, told = running.wait(
+            lambda: task_id in (found := everything_inspect_tells(running))[0] and found, "it is being worked on"
         )
         pages = everything_in_flower(running, [task_id])
 
-    assert any(each["id"] == task_id for tasks in active.values() for each in tasks)
+    assert task_id in told
     assert not leaks("inspect", told) | leaks("Flower", pages)
     running.until(running.wait(lambda: running.opened_by(task_id), "the command in the ledger"), "succeeded")
 

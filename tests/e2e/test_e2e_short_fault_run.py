@@ -8,7 +8,7 @@ SEED = 20261122
 
 
 def test_a_short_fault_run_loses_and_doubles_nothing(tmp_path):
-    size = ["--deliveries", "300", "--faults", "12", "--control", "40", "--minutes", "3"]
+    size = ["--deliveries", "300", "--faults", "12", "--control", "40", "--minutes", "12"]
 
     code = main(["--seed", str(SEED), *size, "--results", str(tmp_path)])
 

@@ -85,7 +85,7 @@ class HurtSystem(System):
         """Start Flower when the run is well under way: it keeps what it hears in memory. Once."""
         if "flower" in self.parts:
             return
-        self.variables["FLOWER_PORT"] = str(free_port(5555))
+        self.variables["FLOWER_PORT"] = str(free_port())
         self._celery("flower", "flower", without=("PROMETHEUS_MULTIPROC_DIR",))
 
     def _start_processes(self) -> None:

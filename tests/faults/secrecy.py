@@ -78,9 +78,14 @@ def in_postgres(ground: Ground) -> list[str]:
     return [f"{name}: {n} rows" for name, n in counts.items() if n]
 
 
+def has_heard(pages: Mapping[str, str]) -> bool:
+    """Tell whether Flower shows a delivery's task at all."""
+    return "create_lead" in pages.get(_FLOWER_PAGES[0], "")
+
+
 def in_flower(pages: Mapping[str, str]) -> list[str]:
     """Return the pages of Flower that show a canary, or those that show nothing at all."""
-    silent = [] if pages and "create_lead" in pages[_FLOWER_PAGES[0]] else ["Flower heard of no task"]
+    silent = [] if has_heard(pages) else ["Flower heard of no task"]
     return silent + [name for name, page in pages.items() if leaks(page, _EVERY)]
 
 

@@ -55,7 +55,7 @@ class Voice:
         return len(ids)
 
     def heard(self):
-        (id_,) = self.next.get(timeout=10)
+        (id_,) = self.next.get(timeout=60)
         return id_
 
     def backlog(self):
@@ -76,7 +76,7 @@ class Door:
     app: Entrega
     voice: Voice
 
-    def ask(self, method, path, *, key=None, timeout=20, **more):
+    def ask(self, method, path, *, key=None, timeout=60, **more):
         headers = {"Authorization": f"Bearer {key or self.key}"} | more.pop("headers", {})
         return requests.request(method, self.url + path, headers=headers, timeout=timeout, **more)
 
@@ -125,7 +125,7 @@ def doors(tmp_path, database, ledger):
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         servers.append((server, thread))
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]

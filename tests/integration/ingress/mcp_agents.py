@@ -23,7 +23,7 @@ class Agent:
             async with self._connect() as client:
                 return await do(client)
 
-        return asyncio.run(asyncio.wait_for(run(), 60))
+        return asyncio.run(asyncio.wait_for(run(), 240))
 
     def call(self, tool, arguments=None):
         return self.work(lambda client: client.call_tool(tool, arguments))

@@ -1,6 +1,7 @@
 """The client against the real door through a network that loses answers: one effect, and the truth about it."""
 
 import threading
+import time
 
 import pytest
 from entrega_client import Entrega, KeyReused, NotFound, Refused, Unavailable
@@ -19,20 +20,29 @@ def proxy(door):
 
 @pytest.fixture
 def entrega(door, proxy):
-    with Entrega(proxy.url, door.key, deadline_s=20) as client:
+    with Entrega(proxy.url, door.key, deadline_s=60) as client:
         yield client
 
 
-def heal_later(proxy, seconds):
-    timer = threading.Timer(seconds, proxy.heal)
-    timer.start()
-    return timer
+def heal_later(proxy, kind):
+    """Heal a while after it struck."""
+
+    def heal():
+        deadline = time.monotonic() + 60
+        while not proxy.struck[kind] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(1)
+        proxy.heal()
+
+    healing = threading.Thread(target=heal)
+    healing.start()
+    return healing
 
 
 @pytest.mark.parametrize("kind", ["lose_answer", "cut", "reset", "black_hole"])
 def test_a_lead_whose_answers_are_lost_is_one_delivery(entrega, proxy, archive, kind):
     proxy.hurt(Hurt(kind))
-    healing = heal_later(proxy, 1.0)
+    healing = heal_later(proxy, kind)
 
     receipt = entrega.create_lead(**LEAD)
 
@@ -45,7 +55,7 @@ def test_a_lead_whose_answers_are_lost_is_one_delivery(entrega, proxy, archive, 
 def test_many_whose_answers_are_lost_are_one_delivery_each(entrega, proxy, archive):
     items = [{"kind": "create_lead", **LEAD, "email": f"ana{n}@exemplo.com.br"} for n in range(20)]
     proxy.hurt(Hurt("lose_answer"))
-    healing = heal_later(proxy, 1.0)
+    healing = heal_later(proxy, "lose_answer")
 
     told = entrega.submit_many([*items, {**items[0], "email": "none"}])
 
@@ -79,7 +89,7 @@ def test_an_answer_that_drips_is_left_at_the_deadline(door, proxy):
 def test_a_cancel_whose_answer_is_lost_is_a_cancel(entrega, proxy):
     receipt = entrega.create_lead(**LEAD)
     proxy.hurt(Hurt("lose_answer"))
-    healing = heal_later(proxy, 1.0)
+    healing = heal_later(proxy, "lose_answer")
 
     entrega.cancel(receipt.id, "o cliente ligou")
 

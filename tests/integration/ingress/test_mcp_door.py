@@ -336,7 +336,7 @@ def test_over_pipes_too_a_value_that_is_no_json_is_refused(program, archive, val
     call = json.dumps(CALL).replace('"Ana Teste"', value)
 
     with subprocess.Popen([how.command, *how.args], env=how.env, stdin=-1, stdout=-1, text=True) as server:
-        patience = Timer(60, server.kill)
+        patience = Timer(240, server.kill)
         patience.start()
         server.stdin.write(f"{hello}\n{ready}\n{call}\n")
         server.stdin.flush()
@@ -353,7 +353,7 @@ def test_a_key_that_is_not_good_ends_the_program(program):
     how = program(ENTREGA_API_KEY="entrega_abc")
 
     done = subprocess.run(
-        [how.command, *how.args], env=how.env, capture_output=True, text=True, timeout=60, check=False
+        [how.command, *how.args], env=how.env, capture_output=True, text=True, timeout=240, check=False
     )
 
     assert (done.returncode, done.stdout) == (2, "")

@@ -168,12 +168,12 @@ def test_headers_that_never_end_lose_their_connection(doors):
     with connected(door) as sock:
         started = time.monotonic()
         with suppress(ConnectionError):
-            for each in b"POST /v1/leads HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 100:
+            for each in b"POST /v1/leads HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 400:
                 sock.sendall(bytes([each]))
                 time.sleep(0.05)
         assert answer_of(sock) == b""
 
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 15
 
 
 def test_a_second_request_on_a_connection_is_timed_as_well(doors):
@@ -182,12 +182,14 @@ def test_a_second_request_on_a_connection_is_timed_as_well(doors):
     with connected(door) as sock:
         sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         first = sock.recv(65536)
+        while not first.endswith(b'"ok"}'):  # head and body may come one after the other
+            first += sock.recv(65536)
         sock.sendall(b"GET /hea")
         started = time.monotonic()
         rest = answer_of(sock)
 
     assert (first[:12], rest) == (b"HTTP/1.1 200", b"")
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 15
 
 
 def test_too_many_idle_connections_make_room_for_new_ones(doors):

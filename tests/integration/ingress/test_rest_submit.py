@@ -288,14 +288,14 @@ def test_a_long_poll_ends_with_the_news(door, ledger):
     quick = door.get(f"/v1/deliveries/{id_}?wait=1").elapsed.total_seconds()
     fresh = door.post("/v1/leads", LEAD | {"email": "bia@exemplo.com.br"}).json()["id"]
 
-    cancel = threading.Timer(0.7, lambda: door.post(f"/v1/deliveries/{fresh}/cancel", {"reason": "teste"}))
+    cancel = threading.Timer(2, lambda: door.post(f"/v1/deliveries/{fresh}/cancel", {"reason": "teste"}))
     cancel.start()
     answer = door.get(f"/v1/deliveries/{fresh}?wait=20")
     cancel.join()
 
     assert quick >= 1
     assert answer.json()["state"] == "canceled"
-    assert 0.5 < answer.elapsed.total_seconds() < 10
+    assert 0.5 < answer.elapsed.total_seconds() < 18
 
 
 def test_an_unknown_address_and_method_answer_in_the_same_shape(door):

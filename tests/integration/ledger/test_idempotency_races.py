@@ -55,7 +55,7 @@ def produce(url, shares):
     gate = Barrier(len(shares))
 
     def work(share):
-        gate.wait(30)
+        gate.wait(120)
         return [submitted(intake, command) for command in share]
 
     with ThreadPoolExecutor(len(shares)) as threads:

@@ -245,7 +245,7 @@ def test_nothing_is_held_of_an_account_that_is_just_being_opened(ledger, archive
             connection.execute(text("UPDATE accounts SET held_reason = NULL, held_code = NULL, held_at = NULL"))
             looking = pool.submit(look, ledger, id_)
             waits = not wait([looking], timeout=0.5).done
-        claimed = looking.result(timeout=10)
+        claimed = looking.result(timeout=60)
 
     assert (waits, claimed, archive.find(id_).state) == (True, [], "ready")
 
@@ -260,7 +260,7 @@ def test_resume_frees_what_is_just_being_held(ledger, desk, database):
             connection.execute(text("UPDATE deliveries SET state = 'held', code = 'account_held'"))
             opening = pool.submit(desk.resume, "crm:default", reason="senha trocada")
             waits = not wait([opening], timeout=0.5).done
-        freed = opening.result(timeout=10)
+        freed = opening.result(timeout=60)
 
     assert (waits, [each.id for each in freed]) == (True, [id_])
 

@@ -147,7 +147,7 @@ def test_a_command_that_is_just_being_accepted_is_erased_as_well(ledger, eraser,
             ledger.open_within(connection, [delivery])
             erasing = pool.submit(eraser.erase, [ANA], reason="asked for")
             waits = not wait([erasing], timeout=0.5).done
-        done = erasing.result(timeout=10)
+        done = erasing.result(timeout=60)
 
     assert (waits, done.canceled) == (True, (delivery.id,))
 

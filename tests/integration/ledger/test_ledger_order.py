@@ -281,14 +281,14 @@ def test_cancel_against_claim_has_one_winner_in_200_rounds(ledger, archive, data
     def send():
         taken = []
         for id_ in ids:
-            gate.wait(30)
+            gate.wait(120)
             taken += claimed_ids(ledger, id_)
         return set(taken)
 
     def withdraw():
         canceled = set()
         for id_ in ids:
-            gate.wait(30)
+            gate.wait(120)
             try:
                 cancel(database, id_, actor="ana", reason="engano")
                 canceled.add(id_)

@@ -179,7 +179,7 @@ def test_an_answer_that_never_ends_is_left_when_the_time_is_up(serve):
     with pytest.raises(Ambiguous):
         post(Names([["127.0.0.1"]]), serve(), path="/drip")
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20  # far from never
 
 
 def test_the_second_address_is_tried_when_the_first_refuses(serve):

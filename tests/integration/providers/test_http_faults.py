@@ -23,6 +23,8 @@ from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
 from providers.http import Answer, HttpClient
 
 FAST = Timeouts(connect_s=1, read_s=0.4, total_s=1)
+# The servers here hold or drip for nine seconds and more; a busy machine may be late by some.
+SURELY_LATE_S = 5
 BODY = b'{"a":1}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -33,6 +35,7 @@ class FaultServer:
     def __init__(self, behave: Callable[["Exchange"], None], tls: ssl.SSLContext | None = None) -> None:
         self.seen: list[bytes] = []
         self.connections = 0
+        self.closed = threading.Semaphore(0)
         self._behave = behave
         self._tls = tls
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -52,6 +55,7 @@ class FaultServer:
             wrapped = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
             with wrapped:
                 self._behave(Exchange(self, wrapped))
+        self.closed.release()
 
     def close(self) -> None:
         self._socket.close()
@@ -171,6 +175,7 @@ def in_chunks(body: bytes, *headers: bytes) -> bytes:
 LOST = (Ambiguous, "answer_lost")
 GZIP = b"Content-Encoding: gzip"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+LONG_HEAD = HEAD.replace(b"9", b"40")
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 TWO_LENGTHS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} "
 
@@ -182,20 +187,20 @@ TWO_LENGTHS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\
         pytest.param(resetting(read=False), LOST, 0, id="reset right after accept"),
         pytest.param(saying(), LOST, 1, id="closed after the request"),
         pytest.param(resetting(read=True), LOST, 1, id="reset after the request"),
-        pytest.param(saying(hold=2), LOST, 1, id="no answer in time"),
+        pytest.param(saying(hold=9), LOST, 1, id="no answer in time"),
         pytest.param(saying(b"GARBAGE\r\n\r\n"), LOST, 1, id="garbage for a status line"),
         pytest.param(saying(HEAD + b"{}"), LOST, 1, id="body shorter than announced"),
         pytest.param(resetting(HEAD + b"{}", read=True), LOST, 1, id="reset in the body"),
         pytest.param(saying(CHUNKED + b"9\r\n{}"), LOST, 1, id="chunk cut"),
-        pytest.param(saying(HEAD + b"{", hold=2), LOST, 1, id="body stalls"),
-        pytest.param(saying(HEAD, *[b"x"] * 9, pause=0.25), LOST, 1, id="body drips"),
+        pytest.param(saying(HEAD + b"{", hold=9), LOST, 1, id="body stalls"),
+        pytest.param(saying(LONG_HEAD, *[b"x"] * 40, pause=0.25), LOST, 1, id="body drips"),
         pytest.param(
-            saying(b"HTTP/1.1 200 OK\r\n", *[b"A: b\r\n"] * 9, pause=0.25),
+            saying(b"HTTP/1.1 200 OK\r\n", *[b"A: b\r\n"] * 40, pause=0.25),
             LOST,
             1,
             id="headers drip",
         ),
-        pytest.param(saying(CHUNKED, *[b"1\r\nx\r\n"] * 9, pause=0.25), LOST, 1, id="chunks drip"),
+        pytest.param(saying(CHUNKED, *[b"1\r\nx\r\n"] * 40, pause=0.25), LOST, 1, id="chunks drip"),
         pytest.param(saying(with_length(b"not gzip", GZIP)), LOST, 1, id="bad gzip"),
         pytest.param(saying(with_length(b"x" * 20_000)), LOST, 1, id="body over the cap"),
         pytest.param(saying(with_length(bomb(50_000_000), GZIP)), LOST, 1, id="gzip bomb"),
@@ -232,7 +237,7 @@ def test_a_fault_after_the_connection_stood_is_judged_by_what_it_proves(
     assert caught.value.code == expected[1]
     assert len(server.seen) == seen
     assert server.connections == 1
-    assert time.monotonic() - started < FAST.total_s + 0.3
+    assert time.monotonic() - started < SURELY_LATE_S
     assert "ours" not in str(caught.value)
 
 
@@ -331,7 +336,7 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(
     server = serve(saying(OK))
 
     post(client, server.port)
-    time.sleep(0.1)
+    assert server.closed.acquire(timeout=60)
     post(client, server.port)
 
     assert (server.connections, len(server.seen)) == (2, 2)
@@ -433,13 +438,13 @@ def test_a_certificate_for_another_host_is_a_wrong_certificate(
 def test_a_dripping_answer_over_tls_ends_with_the_total_time(
     serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
 ) -> None:
-    server = serve(saying(HEAD, *[b"x"] * 9, pause=0.25), certified(authority, "localhost"))
+    server = serve(saying(LONG_HEAD, *[b"x"] * 40, pause=0.25), certified(authority, "localhost"))
     started = time.monotonic()
 
     with pytest.raises(Ambiguous):
         post(trusting, server.port, "https", "localhost")
 
-    assert time.monotonic() - started < FAST.total_s + 0.3
+    assert time.monotonic() - started < SURELY_LATE_S
     assert len(server.seen) == 1
 
 

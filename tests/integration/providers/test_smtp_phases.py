@@ -362,13 +362,13 @@ def test_dots_in_a_body_arrive_as_one_message_with_its_dots(server: SmtpServer, 
 def test_a_server_that_drips_is_left_at_the_total_deadline(
     server: SmtpServer, phase: Any, verdict: type[ProviderError]
 ) -> None:
-    server.plan(Fault(phase, "drip", seconds=0.05))
+    server.plan(Fault(phase, "drip", seconds=0.3))
     began = time.monotonic()
 
-    failure = _failed(lambda: _smtp(server, total_s=0.3).send(_order()))
+    failure = _failed(lambda: _smtp(server, total_s=1).send(_order()))
 
     assert type(failure) is verdict
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4.5  # the other time-outs are 5 s and more
 
 
 def test_a_peer_that_reads_nothing_is_left_at_the_step_time_out() -> None:
@@ -382,7 +382,7 @@ def test_a_peer_that_reads_nothing_is_left_at_the_step_time_out() -> None:
     deaf_server.start().stop()
 
     assert (type(failure), failure.code) == (Retryable, "not_sent")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 4.5  # the other time-outs are 5 s and more
 
 
 def test_the_probe_logs_in_and_names_no_sender(guarded: SmtpServer) -> None:

@@ -90,7 +90,7 @@ def _kill_nine(parent: subprocess.Popen[str]) -> None:
     parent.stdout.close()
 
 
-def _is_gone(pid: int, within_s: float = 5.0) -> bool:
+def _is_gone(pid: int, within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -100,7 +100,7 @@ def _is_gone(pid: int, within_s: float = 5.0) -> bool:
 
 
 def _first_line(log: Path) -> str:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not log.read_text().endswith("\n") and time.monotonic() < deadline:
         time.sleep(0.02)
     return log.read_text().strip()

@@ -29,7 +29,7 @@ def proxy(crm):
 def post(proxy, key):
     return requests.post(
         f"{proxy.url}/api/v1/leads",
-        json=LEAD | {"external_id": key}, headers={"X-API-Key": "sandbox-crm-key"}, timeout=0.7,
+        json=LEAD | {"external_id": key}, headers={"X-API-Key": "sandbox-crm-key"}, timeout=2,
     )  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def test_without_a_hurt_it_forwards_faithfully(proxy, crm):
         (Hurt("half_open"), 0),
         (Hurt("lose_answer"), 1),
         (Hurt("cut", size=200), 1),
-        (Hurt("slow_bytes", seconds=1.5), 1),
-        (Hurt("latency", seconds=2), 0),
+        (Hurt("slow_bytes", seconds=5), 1),
+        (Hurt("latency", seconds=6), 0),
     ],
 )
 def test_each_hurt_loses_the_answer_and_healing_ends_it(proxy, crm, hurt, effects):

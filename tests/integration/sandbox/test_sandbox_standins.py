@@ -185,15 +185,16 @@ def test_a_wrong_token_request_is_refused(crm: StandinControl, wire: Wire, form:
 def test_of_100_requests_in_a_window_of_50_number_51_is_refused_and_a_later_one_passes(
     crm: StandinControl, wire: Wire
 ) -> None:
-    crm.configure({"rate_limit": {"limit": 50, "window_s": 1}})
+    crm.configure({"rate_limit": {"limit": 50, "window_s": 3}})
     began = time.monotonic()
 
     statuses = [wire.lead(f"d-{n}")[0] for n in range(100)]
     answer, _ = wire.send("POST", LEADS, LEAD, API_KEY)
-    time.sleep(max(0.0, began + 1.05 - time.monotonic()))
+    left = began + 3 - time.monotonic()
+    time.sleep(int(answer.headers["Retry-After"]))
 
     assert statuses == [201] * 50 + [429] * 50
-    assert answer.headers["Retry-After"] == "1"
+    assert left <= int(answer.headers["Retry-After"]) <= 3
     assert wire.lead("later")[0] == 201
     assert len(crm.effects()) == 51
 
@@ -232,8 +233,8 @@ def test_a_dropped_connection_gives_no_answer(
 def test_a_hanging_server_answers_too_late(
     crm: StandinControl, standins: Standins, *, effect: bool, effects: int
 ) -> None:
-    impatient = Wire(standins.crm_url, timeout_s=0.2)
-    crm.plan({"hang_s": 0.6, "effect": effect})
+    impatient = Wire(standins.crm_url, timeout_s=1)
+    crm.plan({"hang_s": 30, "effect": effect})
 
     with pytest.raises(TimeoutError):
         impatient.lead("d-1")

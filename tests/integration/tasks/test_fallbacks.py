@@ -288,7 +288,7 @@ def test_receipt_against_fallback_in_60_rounds_never_sends_one_that_begins_after
 
     def play(act):
         for each in firsts:
-            gate.wait(30)
+            gate.wait(120)
             act(each)
 
     with ThreadPoolExecutor(3) as pool:

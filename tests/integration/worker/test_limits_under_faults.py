@@ -1,7 +1,8 @@
 """Four worker processes against a provider that notes every arrival, while workers and Redis fail under them.
 
-A window is checked with a twentieth taken off: between the limiter's word and the arrival a busy machine may hold a
-call up by some milliseconds, and then two calls arrive closer together than they were let go.
+A call arrives some time after the limiter's word, on a busy machine a long time. So a window may see its calls and,
+beside them, those that were on their way when it began: no more than there are threads. A limiter that had forgotten
+what it allowed would let twice its calls go.
 """
 
 import os
@@ -18,9 +19,11 @@ from redis import Redis
 
 from sandbox.valkey import ValkeyServer
 from tests.integration.conftest import lead, new
-from tests.integration.worker.limited_worker import run
+from tests.integration.worker.limited_worker import THREADS, run
 
 WINDOWS = [[30, 1], [150, 6]]
+WORKERS = 4
+IN_FLIGHT = WORKERS * THREADS
 # Forked from a process that has imported everything: a worker that was killed is back at once.
 PROCESSES = get_context("forkserver")
 
@@ -98,7 +101,7 @@ def cluster(postgres_url, ledger, tmp_path):
         threading.Thread(target=provider.serve_forever, daemon=True).start()
         found = Cluster(postgres_url, valkey, valkey.start(), provider)
         try:
-            for _ in range(4):
+            for _ in range(WORKERS):
                 found.start_worker()
             yield found
         finally:
@@ -115,13 +118,13 @@ def most_in(times, span):
 
 
 def test_no_window_is_ever_passed_while_workers_are_killed_and_redis_forgets_restarts_and_freezes(cluster):
-    went = [cluster.wait_for_calls(60, 60)]
+    went = [cluster.wait_for_calls(60, 180)]
 
     for fault in (cluster.kill_worker, cluster.wipe, cluster.restart_redis, cluster.freeze_redis):
         fault()
-        went.append(cluster.wait_for_calls(40, 20))
+        went.append(cluster.wait_for_calls(40, 60))
 
     arrivals = list(cluster.provider.arrivals)
-    assert most_in(arrivals, 0.95) <= 30
-    assert most_in(arrivals, 5.7) <= 150
+    assert most_in(arrivals, 1) <= 30 + IN_FLIGHT
+    assert most_in(arrivals, 6) <= 150 + IN_FLIGHT
     assert went == [True] * 5

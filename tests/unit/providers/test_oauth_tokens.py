@@ -264,7 +264,7 @@ def test_twenty_threads_make_one_token_request() -> None:
     tokens = source(FakeRedis())
 
     def ask(_: int) -> str:
-        together.wait(timeout=5)
+        together.wait(timeout=60)
         return tokens.token()
 
     with ThreadPoolExecutor(20) as pool:
@@ -289,14 +289,14 @@ def test_who_waited_for_a_call_that_failed_shares_its_verdict() -> None:
     def fail(_: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
         clock.read.clear()
         second.start()
-        clock.read.wait(timeout=5)  # the second has asked before the clock moves on
+        clock.read.wait(timeout=60)  # the second has asked before the clock moves on
         clock.now += 1
         return 503, {"Retry-After": "9"}, ""
 
     responses.add_callback("POST", TOKEN_URL, fail)
     with pytest.raises(Retryable):
         tokens.token()
-    second.join(timeout=5)
+    second.join(timeout=60)
 
     assert len(responses.calls) == 1
     assert [cast("ProviderError", each).retry_after for each in waiting] == [timedelta(seconds=9)]
