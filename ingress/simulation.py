@@ -23,12 +23,11 @@ from ledger.contacts import Contacts
 from ledger.operating import pause_of_all
 from ledger.producers import Producers
 from ledger.rehearsal import Rehearsal
-from worker.breaker import BreakerGate
-from worker.limits import SharedLimiter
-from worker.wiring import shared_limiter, shared_memory
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
+    from worker.breaker import BreakerGate
+    from worker.limits import SharedLimiter
 
 
 Would = Literal["send", "wait", "hold", "repeat", "conflict", "fail"]
@@ -169,7 +168,10 @@ class Simulator:
         return next((each.held_reason for each in self.app.archive.accounts() if each.name == new.account), None)
 
     @cached_property
-    def _gates(self) -> tuple[BreakerGate, SharedLimiter]:
+    def _gates(self) -> "tuple[BreakerGate, SharedLimiter]":
+        from worker.breaker import BreakerGate  # a door that nobody asks for a simulation starts without them
+        from worker.wiring import shared_limiter, shared_memory
+
         redis = shared_memory(self.app.settings)
         return BreakerGate(self.app.specs, redis), shared_limiter(self.app, redis)
 
