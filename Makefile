@@ -8,7 +8,7 @@ RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults bench bench-quick bench-claims outage requirements clean
+.PHONY: help venv demo test check up faults bench bench-quick bench-claims bench-growth bench-soak bench-start outage requirements clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,15 @@ bench-quick: $(READY) $(RIVALS_READY) ## See in three minutes that we and every 
 
 bench-claims: $(READY) ## Measure a claim behind 1,000 and behind 1,000,000 waiting deliveries
 	@$(BIN)/python -m benchmarks.claims
+
+bench-growth: $(READY) ## Measure what a delivery costs with more rows, processes and accounts (GROWTH="--rows 1000 100000")
+	@$(BIN)/python -m benchmarks.growth $(GROWTH)
+
+bench-soak: $(READY) ## Watch memory and disk over 200,000 deliveries, about half an hour (SOAK="--deliveries 20000")
+	@$(BIN)/python -m benchmarks.soak $(SOAK)
+
+bench-start: $(READY) ## Measure how long help, a worker and the whole system take to start
+	@$(BIN)/python -m benchmarks.start
 
 outage: $(READY) ## Let the CRM answer 503 for a minute under load, and see all of it arrive within the limit
 	@ENTREGA_OUTAGE_S=60 $(BIN)/python -m pytest -q -s tests/e2e/test_e2e_outage.py

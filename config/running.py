@@ -1,7 +1,7 @@
 """Where the system that runs on this machine answers: `entrega up` writes it down, every other process reads it.
 
 So a second terminal, a producer or `celery -A worker worker` in the same folder finds the embedded servers without any
-variable set. What the environment says always wins.
+variable set. What the environment says always wins. The folder in which its processes count is cleared here too.
 """
 
 import json
@@ -53,6 +53,16 @@ def announced(data: Path) -> Mapping[str, str]:
         return {str(name): str(value) for name, value in found["variables"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
         return {}
+
+
+def clear_metrics_folder(folder: Path) -> None:
+    """Make the folder ready for a new start of the whole system; Prometheus understands counters that begin again.
+
+    Only for the starter, before any process counts: the files of finished processes are otherwise kept for ever.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in folder.glob("*.db"):
+        each.unlink(missing_ok=True)
 
 
 def _born(pid: int) -> float:

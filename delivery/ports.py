@@ -188,6 +188,7 @@ class Hint:
     Attributes:
         wait: How long from now; seconds at most.
         alone: No lane takes it up by itself: it has an order key.
+        account: Whose lane it goes by. Of many hints each account keeps some; those that name none share theirs.
     """
 
     id: UUID
@@ -195,6 +196,7 @@ class Hint:
     priority: str = "normal"
     wait: timedelta = timedelta()
     alone: bool = False
+    account: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Source: the user's API specification, section 8.1 (the masked shapes), read 2026
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -74,10 +75,9 @@ def _walk(value: object, leaf: _Leaf, depth: int) -> JsonLike:
 def _walk_mapping(value: Mapping[Any, object], leaf: _Leaf, depth: int) -> JsonLike:
     walked: dict[str, JsonLike] = {}
     for key, each in islice(value.items(), _MOST_ITEMS):
-        name = key if isinstance(key, str) else str(key)
-        walked[name if name.replace("_", "").isalpha() else mask_text(name)] = _walk(
-            each, _leaf_for(name, leaf), depth - 1
-        )
+        shown, own = _field(key if isinstance(key, str) else str(key))
+        # Whatever lies below a private field is private.
+        walked[shown] = _walk(each, own if leaf is _mask_scalar else leaf, depth - 1)
     if len(value) > _MOST_ITEMS:
         walked["..."] = f"{len(value) - _MOST_ITEMS} more withheld"
     return walked
@@ -91,15 +91,18 @@ def _walk_items(value: Iterable[object], leaf: _Leaf, depth: int) -> JsonLike:
     return walked
 
 
-def _leaf_for(name: str, inherited: _Leaf) -> _Leaf:
-    if inherited is not _mask_scalar:
-        return inherited  # whatever lies below a private field is private
-    word = _snake(name)
+@lru_cache(1024)  # every log line has the same names
+def _field(name: str) -> tuple[str, _Leaf]:
+    """Return how a field's name is shown, and what masks its values."""
+    return name if name.replace("_", "").isalpha() else mask_text(name), _leaf_for(_snake(name))
+
+
+def _leaf_for(word: str) -> _Leaf:
     if word in _SECRET_NAMES or word.endswith(_SECRET_ENDINGS):
         return _mask_secret_leaf
     if word in _RECIPIENT_NAMES:
         return _mask_recipient_leaf
-    return _mask_private_leaf if word in _PRIVATE_NAMES else inherited
+    return _mask_private_leaf if word in _PRIVATE_NAMES else _mask_scalar
 
 
 def _snake(name: str) -> str:

@@ -24,7 +24,6 @@ from ingress.producers import producers
 from ingress.rollouts import rollouts
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
-from ingress.shell import mapping as _mapping
 from ingress.shell import opened_app as _app
 from ingress.shell import print_json as _print_json
 from ingress.shell import typed_body as _body
@@ -103,11 +102,12 @@ def submit(
 
     Example: entrega submit create_lead nome="Ana Teste" email=ana.teste@exemplo.com.br interesse=produto_a
     """
+    from ingress.editing import mapping
     from ingress.printing import show_answer
 
     command = _body(body)
     if key:
-        command = {**command, "options": {**_mapping(command.get("options")), "key": key}}
+        command = {**command, "options": {**mapping(command.get("options")), "key": key}}
     answer = _app().intake.submit(kind, command, producer="cli", language="en" if english else "pt")
     _print_json(asdict(answer)) if as_json else show_answer(answer)
 
@@ -280,7 +280,7 @@ def mcp(
     """
     app = _app()
     key = app.settings.api_key()
-    from ingress.mcp_door import serve_stdio
+    from ingress.mcp_server import serve_stdio
     from ingress.problems import Problem
     from ingress.rest import rest_door
 

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from delivery.redaction import JsonLike, mask_value
-from ingress.shell import mapping
 
 if TYPE_CHECKING:
     from ledger.letters import Letter
 
 # They belonged to the old promise: a time that is past would refuse the new one.
 _OPTIONS_LEFT_BEHIND = ("key", "send_at", "expires_at")
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return the value where it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def edited_body(letter: "Letter", changes: Mapping[str, Any], *, whole: bool) -> dict[str, Any]:

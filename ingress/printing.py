@@ -12,15 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from delivery.intake import Answer
-from delivery.redaction import JsonLike
-from ledger.reading import Attempt, Delivery, Verdict
-
 if TYPE_CHECKING:
+    from delivery.intake import Answer
+    from delivery.redaction import JsonLike
     from ingress.doctor import Finding
     from ledger.api_keys import ApiKey
     from ledger.endpoints import Listed
     from ledger.letters import Action, Pile
+    from ledger.reading import Attempt, Delivery, Verdict
     from ledger.replays import BulkReplay
 
 _COLOURS = {
@@ -44,7 +43,7 @@ def say(sentence: str) -> None:
     console().print(Text(sentence), soft_wrap=True)
 
 
-def show_answer(answer: Answer) -> None:
+def show_answer(answer: "Answer") -> None:
     """Print a receipt."""
     out = console()
     out.print(Text(answer.message))
@@ -58,7 +57,7 @@ def show_answer(answer: Answer) -> None:
     out.print(Text(f"Follow it with: {program()} show {answer.id}", style="dim"))
 
 
-def show_delivery(found: Delivery) -> None:
+def show_delivery(found: "Delivery") -> None:
     """Print one delivery and its timeline."""
     out = console()
     table = Table.grid(padding=(0, 2))
@@ -69,7 +68,7 @@ def show_delivery(found: Delivery) -> None:
         out.print(timeline_table(found.timeline))
 
 
-def _facts(found: Delivery) -> Iterable[tuple[str, Text | str]]:
+def _facts(found: "Delivery") -> Iterable[tuple[str, Text | str]]:
     yield "delivery", str(found.id)
     yield "what", f"{found.kind} for {found.recipient} through {found.account}, asked by {found.producer}"
     yield "state", _coloured(found.state)
@@ -93,7 +92,7 @@ def _facts(found: Delivery) -> Iterable[tuple[str, Text | str]]:
         yield "takes the place of", str(found.replay_of)
 
 
-def timeline_table(timeline: Sequence[Attempt]) -> Table:
+def timeline_table(timeline: "Sequence[Attempt]") -> Table:
     """Return the attempts of one delivery as a table."""
     table = Table("n", "started", "outcome", "code", "http", "took", "then", box=None, header_style="dim")
     for each in timeline:
@@ -109,7 +108,7 @@ def timeline_table(timeline: Sequence[Attempt]) -> Table:
     return table
 
 
-def show_deliveries(found: Sequence[Delivery], *, reasons: bool = False) -> None:
+def show_deliveries(found: "Sequence[Delivery]", *, reasons: bool = False) -> None:
     """Print a list of deliveries."""
     if not found:
         say("None.")
@@ -117,7 +116,7 @@ def show_deliveries(found: Sequence[Delivery], *, reasons: bool = False) -> None
     console().print(deliveries_table(found, reasons=reasons))
 
 
-def deliveries_table(found: Sequence[Delivery], *, reasons: bool = False) -> Table:
+def deliveries_table(found: "Sequence[Delivery]", *, reasons: bool = False) -> Table:
     """Return deliveries as a table; with reasons for those who must act."""
     last = "why" if reasons else "receipt"
     table = Table("delivery", "kind", "to", "state", "attempts", "accepted", last, box=None, header_style="dim")
@@ -129,7 +128,7 @@ def deliveries_table(found: Sequence[Delivery], *, reasons: bool = False) -> Tab
     return table
 
 
-def show_verdict(verdict: Verdict, *, well: bool) -> None:
+def show_verdict(verdict: "Verdict", *, well: bool) -> None:
     """Print the never-lost audit."""
     out = console()
     out.print(verdict_table(verdict))
@@ -143,7 +142,7 @@ def show_verdict(verdict: Verdict, *, well: bool) -> None:
         )
 
 
-def verdict_table(verdict: Verdict) -> Table:
+def verdict_table(verdict: "Verdict") -> Table:
     """Return accepted = sum of states as a table of one line."""
     states = {name: n for name, n in verdict.states.items() if n}
     table = Table("accepted", "=", *states, box=None, header_style="dim")
@@ -160,7 +159,7 @@ def show_findings(findings: Sequence["Finding"]) -> None:
     console().print(table)
 
 
-def show_payload(payload: JsonLike, closed: str | None) -> None:
+def show_payload(payload: "JsonLike", closed: str | None) -> None:
     """Print a masked payload, or why there is none."""
     if not isinstance(payload, dict):
         say(f"payload: none, because {closed}.")

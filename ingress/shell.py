@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -68,11 +67,6 @@ def parsed_age(value: str) -> timedelta:
     if not found:
         raise typer.BadParameter("wanted an age such as 30m, 2h or 1d")
     return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """Return the value where it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def _parsed_value(text: str) -> Any:

@@ -25,12 +25,11 @@ from ledger.operating import pause_of_all
 from ledger.producers import Producers
 from ledger.rehearsal import Rehearsal
 from ledger.rollouts import Rollouts
-from worker.breaker import BreakerGate
-from worker.limits import SharedLimiter
-from worker.wiring import shared_limiter, shared_memory
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
+    from worker.breaker import BreakerGate
+    from worker.limits import SharedLimiter
 
 
 Would = Literal["send", "wait", "hold", "repeat", "conflict", "fail"]
@@ -187,7 +186,10 @@ class Simulator:
         return RolloutRoom(share=seen.share, next_stage_at=seen.next_stage_at)
 
     @cached_property
-    def _gates(self) -> tuple[BreakerGate, SharedLimiter]:
+    def _gates(self) -> "tuple[BreakerGate, SharedLimiter]":
+        from worker.breaker import BreakerGate  # a door that nobody asks for a simulation starts without them
+        from worker.wiring import shared_limiter, shared_memory
+
         redis = shared_memory(self.app.settings)
         return BreakerGate(self.app.specs, redis), shared_limiter(self.app, redis)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
 
-from config.running import announce, child_environment, retract
+from config.running import announce, child_environment, clear_metrics_folder, retract
 from config.settings import Settings
 from delivery.errors import LedgerUnavailable
 from ledger.database import Engine, connect
@@ -25,10 +25,8 @@ from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder
 from sandbox.graph_webhooks import Telling
 from sandbox.postgres import PostgresServer
-from sandbox.standins import Addresses, launch, sandbox_environment
+from sandbox.standins import Addresses, await_addresses, sandbox_environment, spawn
 from sandbox.valkey import ValkeyServer
-from worker.flower import USER, flower_password
-from worker.metrics import clear_metrics_folder
 
 # Three Python programs start at once: seconds on a free machine, most of a minute was measured on two busy cores.
 _READY_WITHIN = timedelta(seconds=120)
@@ -159,6 +157,10 @@ class System:
 
     def _start_servers(self) -> None:
         settings = self.plan.settings
+        secret = token_hex(16)
+        if self.plan.sandbox:  # first, because they need nothing and come up meanwhile
+            standins = spawn(self.data, Telling(url=self.url + _WEBHOOK, app_secret=secret))
+            self.parts["standins"] = standins
         if settings.database_url is None:
             postgres = PostgresServer(self.data)
             self.variables["DATABASE_URL"] = self._started("postgres", postgres, postgres.start)
@@ -172,9 +174,7 @@ class System:
         else:
             self.variables["REDIS_URL"] = settings.redis_url.get_secret_value()
         if self.plan.sandbox:
-            secret = token_hex(16)
-            child, self.standins = launch(self.data, Telling(url=self.url + _WEBHOOK, app_secret=secret))
-            self.parts["standins"] = child
+            self.standins = await_addresses(self.data, standins)
             self.variables |= sandbox_environment(self.standins_or_fail) | {"WHATSAPP_APP_SECRET": secret}
             self.say(f"stand-ins answer: CRM {self.standins.crm_url}, Graph API {self.standins.graph_url}")
 
@@ -268,6 +268,8 @@ def addresses(system: System) -> Mapping[str, str]:
         "logs": str(system.data / "logs"),
     }
     if "FLOWER_PORT" in system.variables:
+        from worker.flower import USER, flower_password  # nothing else here needs the worker's packages
+
         found["flower"] = f"http://127.0.0.1:{system.variables['FLOWER_PORT']}"
         found["flower_login"] = f"{USER}:{flower_password(system.data)}"
     if system.standins is not None:

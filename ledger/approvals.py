@@ -31,11 +31,11 @@ _APPROVE = text(f"""
              next_at = greatest(d.next_at, now()), expires_at = greatest(d.next_at, now()) + d.lifetime,
              hinted_at = CASE WHEN d.next_at > now() THEN NULL ELSE now() END
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND {AWAITS_APPROVAL}
-      RETURNING d.id, d.kind, d.priority, d.state, d.order_key IS NOT NULL AS in_order
+      RETURNING d.id, d.account, d.kind, d.priority, d.state, d.order_key IS NOT NULL AS in_order
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, 'approved', id, :reason FROM freed
     )
-    SELECT id, kind, priority, state, in_order FROM freed ORDER BY priority, id
+    SELECT id, account, kind, priority, state, in_order FROM freed ORDER BY priority, id
 """)  # noqa: S608 - as above
 _REJECT = text(f"""
     WITH ended AS (
@@ -86,7 +86,9 @@ class Approvals:
         with transaction(self.engine) as connection:
             rows = connection.execute(_APPROVE, {"ids": list(ids), **asdict(signed)}).all()
         hints = tuple(
-            Hint(row.id, row.kind, PRIORITIES[row.priority], alone=row.in_order) for row in rows if row.state == "ready"
+            Hint(row.id, row.kind, PRIORITIES[row.priority], alone=row.in_order, account=row.account)
+            for row in rows
+            if row.state == "ready"
         )
         return Approved(tuple(row.id for row in rows), hints)
 

@@ -33,6 +33,7 @@ from sandbox.mail_standin import MailStandin
 from sandbox.smtp_faults import Fault as SmtpFault
 
 _READY_WITHIN = timedelta(seconds=15)
+_ADDRESSES = "standins.addresses.json"
 
 
 @dataclass(frozen=True)
@@ -263,9 +264,19 @@ def launch(data: Path, telling: Telling | None = None) -> tuple[Child, Addresses
     Raises:
         SandboxError: They did not start within 15 s (with the log's tail).
     """
+    child = spawn(data, telling)
+    try:
+        return child, await_addresses(data, child)
+    except BaseException:  # Ctrl-C too: nobody else knows the child yet
+        child.stop()
+        raise
+
+
+def spawn(data: Path, telling: Telling | None = None) -> Child:
+    """Start the stand-ins as `launch` does, without waiting for them."""
     data = data.resolve()  # the child works in another folder
     make_folder(data)
-    ports_file, log = data / "standins.addresses.json", data / "standins.log"
+    ports_file, log = data / _ADDRESSES, data / "standins.log"
     ports_file.unlink(missing_ok=True)
     arguments: tuple[str, ...] = (
         sys.executable,
@@ -282,21 +293,23 @@ def launch(data: Path, telling: Telling | None = None) -> tuple[Child, Addresses
     # From the folder that holds our package, so that `-m` finds it wherever the caller stands.
     child = Child(data, Command("standins", arguments, log=log, cwd=Path(__file__).parents[1]))
     child.start()
-    try:
-        _wait_for(ports_file, child)
-    except BaseException:  # Ctrl-C too: nobody else knows the child yet
-        child.stop()
-        raise
-    return child, read_addresses(ports_file)
+    return child
 
 
-def _wait_for(ports_file: Path, child: Child) -> None:
+def await_addresses(data: Path, child: Child) -> Addresses:
+    """Return where the stand-ins that were spawned answer, as soon as they do.
+
+    Raises:
+        SandboxError: As `launch`.
+    """
+    ports_file = data.resolve() / _ADDRESSES
     deadline = time.monotonic() + _READY_WITHIN.total_seconds()
     while not ports_file.exists():
         if not child.running or time.monotonic() > deadline:
             log = child.command.log
             raise SandboxError(f"the stand-ins did not start; the last lines of {log}:\n{log_tail(log)}")
         time.sleep(0.02)
+    return read_addresses(ports_file)
 
 
 def read_addresses(ports_file: Path) -> Addresses:

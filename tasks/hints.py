@@ -28,8 +28,9 @@ RETRY_QUEUE = "retry"
 _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
 _PULSE_EVERY_S = 1.0
 _CONNECTIONS = 10
-# A worker that got one hint takes up what waits behind it too (`delivery.lane`), so of many at once these are enough.
-_AT_LEAST = 16
+# A worker that got one hint takes up what waits behind it too (`delivery.lane`), so of many at once these are enough;
+# shared by all lanes, and each of them needs some.
+_AT_LEAST, _EACH_AT_LEAST = 16, 2
 
 
 class CeleryHints:
@@ -128,12 +129,14 @@ class CeleryHints:
 
 
 def _thinned(hints: Iterable[Hint]) -> list[Hint]:
-    """Leave out what lanes find by themselves: of many hints for now a few stay, the first in any case."""
+    """Leave out what lanes find by themselves: of many hints for now a few stay, the first of each lane in any case."""
     own: list[Hint] = []
-    shared: dict[str, list[Hint]] = {}
+    lanes: dict[tuple[str, str], list[Hint]] = {}
     for each in hints:
-        (own if each.wait or each.alone or each.priority == "high" else shared.setdefault(each.kind, [])).append(each)
-    return own + [each for alike in shared.values() for each in alike[:: max(1, len(alike) // _AT_LEAST)]]
+        is_own = each.wait or each.alone or each.priority == "high"
+        (own if is_own else lanes.setdefault((each.account, each.kind), [])).append(each)
+    wanted = max(_EACH_AT_LEAST, _AT_LEAST // max(1, len(lanes)))
+    return own + [each for lane in lanes.values() for each in lane[:: max(1, len(lane) // wanted)]]
 
 
 def _pulse(app: "Entrega") -> Redis | None:

@@ -26,9 +26,9 @@ from worker.clock import SpareClock
 from worker.failpoints import fit_failpoints
 from worker.metrics import Recorder, make_recorder
 from worker.sentry import report_error, start_sentry
-from worker.wiring import build_engine
 
 if TYPE_CHECKING:
+    from delivery.engine import Engine
     from tasks.app import Entrega
 
 _log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ def attach(app: "Entrega") -> None:
         return make_recorder(enabled=app.settings.enable_metrics)
 
     be_patient()
-    app.engine_factory = lambda: build_engine(app, recorder())
+    app.engine_factory = lambda: _engine(app, recorder())
 
     @signals.setup_logging.connect(weak=False)
     def _logs(**_: Any) -> None:
@@ -89,6 +89,12 @@ def _hear(recorder: Callable[[], Recorder]) -> None:
     @rolled_back.connect(weak=False)
     def _rolled_back(alert: Alert, **_: Any) -> None:
         announce(alert, recorder())
+
+
+def _engine(app: "Entrega", recorder: Recorder) -> "Engine":
+    from worker.wiring import build_engine  # beat and the web page live without providers
+
+    return build_engine(app, recorder)
 
 
 def begin(app: "Entrega") -> None:

@@ -216,16 +216,6 @@ def render_metrics(
     return generate_latest(registry)
 
 
-def clear_metrics_folder(folder: Path) -> None:
-    """Make the folder ready for a new start of the whole system; Prometheus understands counters that begin again.
-
-    Only for the starter, before any process counts: the files of finished processes are otherwise kept for ever.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in folder.glob("*.db"):
-        each.unlink(missing_ok=True)
-
-
 class _Folder(Collector):
     """Adds up the files of all processes, dead ones included."""
 

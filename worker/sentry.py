@@ -9,20 +9,17 @@ Source: sentry-sdk 2.75.0, client.py and integrations/celery; Celery stack facts
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import sentry_sdk
 from pydantic import SecretStr
-from sentry_sdk.integrations.atexit import AtexitIntegration
-from sentry_sdk.integrations.celery import CeleryIntegration
-from sentry_sdk.integrations.dedupe import DedupeIntegration
-from sentry_sdk.integrations.excepthook import ExcepthookIntegration
-from sentry_sdk.integrations.threading import ThreadingIntegration
-from sentry_sdk.types import Event, Hint
 
 from delivery.alerts import Alert
 from delivery.errors import InvalidCommand, KeyReused, ProducerRefused, ProviderError
 from delivery.redaction import mask_value
+
+# The library is loaded where there is something for it to do: most processes have no DSN, and start sooner without.
+if TYPE_CHECKING:
+    from sentry_sdk.types import Event, Hint
 
 # Allow-list: a part that a later version of the library adds stays here until somebody looked at it.
 _PARTS = (
@@ -62,6 +59,13 @@ def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bo
     """
     if dsn is None or not dsn.get_secret_value():
         return False
+    import sentry_sdk
+    from sentry_sdk.integrations.atexit import AtexitIntegration
+    from sentry_sdk.integrations.celery import CeleryIntegration
+    from sentry_sdk.integrations.dedupe import DedupeIntegration
+    from sentry_sdk.integrations.excepthook import ExcepthookIntegration
+    from sentry_sdk.integrations.threading import ThreadingIntegration
+
     if sentry_sdk.get_client().dsn == dsn.get_secret_value():
         return True  # a worker sets itself up twice; a second client would leave the first one's thread behind
     sentry_sdk.init(
@@ -102,6 +106,8 @@ def report_error(error: BaseException, facts: Mapping[str, object]) -> None:
 
     Meant for `configure_logging(on_error=report_error)`: what is logged with a traceback is worth an event.
     """
+    import sentry_sdk
+
     with sentry_sdk.new_scope() as scope:
         for name in _FACTS_AS_TAGS:
             if facts.get(name) is not None:
@@ -111,6 +117,8 @@ def report_error(error: BaseException, facts: Mapping[str, object]) -> None:
 
 def report_alert(alert: Alert) -> None:
     """Report one alert, grouped by account and code; does nothing before `start_sentry`."""
+    import sentry_sdk
+
     with sentry_sdk.new_scope() as scope:
         scope.fingerprint = ["alert", alert.account, alert.code]
         for name in ("severity", "account", "service", "code"):
@@ -119,7 +127,7 @@ def report_alert(alert: Alert) -> None:
         scope.capture_message(f"{alert.severity} {alert.account} {alert.code}: {alert.next_step}", level=level)
 
 
-def scrub(event: Event, hint: Hint) -> Event | None:
+def scrub(event: "Event", hint: "Hint") -> "Event | None":
     """Return the event's allowed parts, masked; None, which drops it, when masking fails."""
     hint.pop("attachments", None)
     try:
@@ -128,7 +136,7 @@ def scrub(event: Event, hint: Hint) -> Event | None:
         return None
 
 
-def _scrubbed(event: Mapping[str, Any]) -> Event:
+def _scrubbed(event: Mapping[str, Any]) -> "Event":
     allowed = {name: event[name] for name in _PARTS.split() if name in event}
     for holder in _stack_holders(allowed):
         for frame in (holder.get("stacktrace") or {}).get("frames") or ():

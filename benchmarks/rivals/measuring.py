@@ -93,19 +93,23 @@ def measure(stage: Stage, latency_ms: int, seconds: float, numbers: Numbers, mac
         CaseFailedError: The system did not deliver its first message, or one of its programs ended.
     """
     stage.provider.reset(latency_ms)
-    _first(stage, numbers)
-    warm = _load(stage, latency_ms, numbers, 4 * _LEAST, None)
+    begin(stage, numbers)
+    warm = load(stage, latency_ms, numbers, 4 * _LEAST, None)
     watch = MemoryWatch({role: pids for role, pids in stage.roles.items() if role != "producer"})
     watch.start()
-    backlog = _load(stage, latency_ms, numbers, _count(warm.per_s, seconds), None)
+    backlog = load(stage, latency_ms, numbers, _count(warm.per_s, seconds), None)
     memory = watch.end()
     rate = min(backlog.per_s, backlog.submits_per_s) / 2
-    half = _load(stage, latency_ms, numbers, _count(rate, seconds), rate)
+    half = load(stage, latency_ms, numbers, _count(rate, seconds), rate)
     return Figures(stage.case.name, latency_ms, backlog, _rounded(memory, 1), half, machine_load)
 
 
-def _first(stage: Stage, numbers: Numbers) -> None:
-    """Have a few messages delivered: connections are made, modules loaded."""
+def begin(stage: Stage, numbers: Numbers) -> None:
+    """Have a few messages delivered: connections are made, modules loaded.
+
+    Raises:
+        CaseFailedError: They did not come in a minute.
+    """
     told = stage.producer.ask(do="submit", first=numbers.take(8), count=8, per_second=None, at_once=1)
     wanted = set(told["ids"])
     came = stage.await_messages(wanted, _FIRST_WITHIN_S)["arrivals"]
@@ -117,13 +121,25 @@ def _count(per_s: float, seconds: float) -> int:
     return int(min(_MOST, max(_LEAST, per_s * seconds)))
 
 
-def _load(stage: Stage, latency_ms: int, numbers: Numbers, count: int, per_s: float | None) -> Load:
+def load(  # noqa: PLR0913, PLR0917 - what a load is made of
+    stage: Stage,
+    latency_ms: int,
+    numbers: Numbers,
+    count: int,
+    per_s: float | None,
+    patience_s: float = _PATIENCE_S,
+) -> Load:
+    """Submit so many messages, wait until they came, and return what it cost.
+
+    Args:
+        per_s: How many become due in a second; None means as fast as it goes.
+    """
     stage.provider.reset(latency_ms)
     before = _cpu(stage)
     told = stage.producer.ask(
         do="submit", first=numbers.take(count), count=count, per_second=per_s, at_once=stage.case.at_once
     )
-    report = stage.await_messages(set(told["ids"]), _PATIENCE_S)
+    report = stage.await_messages(set(told["ids"]), patience_s)
     time.sleep(_AFTERWARDS_S)
     after = _cpu(stage)
     spent = {role: (after[role] - before[role]) / count * 1000 for role in after}

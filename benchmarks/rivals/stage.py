@@ -20,13 +20,12 @@ from typing import Any
 from benchmarks.rivals.cases import Case, Shape
 from benchmarks.rivals.provider import CONTROL
 from benchmarks.rivals.wire import POSTGRES_VARIABLE, PROVIDER_VARIABLE, THREADS_VARIABLE, VALKEY_VARIABLE
-from config.running import child_environment
+from config.running import child_environment, clear_metrics_folder
 from sandbox.children import Child, Command
 from sandbox.doors import log_tail
 from sandbox.forms import write_forms
 from sandbox.postgres import PostgresServer
 from sandbox.valkey import ValkeyServer
-from worker.metrics import clear_metrics_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 # The limiter works, and no run comes near this; as high as the form's ceiling for a single worker allows.
@@ -145,6 +144,7 @@ class Stage:
     Attributes:
         versions: Of what it is made of, by package.
         roles: Processes by role; children belong to them.
+        variables: What the programs were told through their environment, e.g. DATABASE_URL.
     """
 
     case: Case
@@ -153,6 +153,7 @@ class Stage:
     children: Mapping[str, Child]
     versions: Mapping[str, str]
     roles: Mapping[str, tuple[int, ...]]
+    variables: Mapping[str, str]
 
     def check(self) -> None:
         """Look whether all programs are alive.
@@ -204,7 +205,7 @@ def staged(case: Case, shape: Shape, rivals_python: Path) -> Iterator[Stage]:
         producer.ask(do="prepare")
         children = _programs(case, shape, python, environment, folder, stack)
         roles = {**servers, **_roles(case, shape, children), "producer": (producer.pid,)}
-        yield Stage(case, provider, producer, children, versions, roles)
+        yield Stage(case, provider, producer, children, versions, roles, environment)
 
 
 def last_words(log: Path) -> str:

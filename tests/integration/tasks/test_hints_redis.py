@@ -47,6 +47,17 @@ def test_many_hints_at_once_are_thinned_out_because_lanes_find_the_rest(hints):
     assert sent == hints.backlog() == 16
 
 
+def test_of_many_hints_each_account_keeps_some_because_a_lane_finds_those_of_its_own_account_only(hints, redis):
+    many = [Hint(new_id(), "create_lead", account=f"crm:{n % 40}") for n in range(400)]
+
+    hints.send(many)
+
+    messages = [each for queue in redis.scan_iter("crm*", _type="list") for each in redis.lrange(queue, 0, -1)]
+    sent = {json.loads(each)["headers"]["id"] for each in messages}
+    assert {each.account for each in many if str(each.id) in sent} == {f"crm:{n}" for n in range(40)}
+    assert len(sent) == 80
+
+
 @pytest.mark.parametrize("needed", [{"alone": True}, {"wait": timedelta(seconds=9)}, {"priority": "high"}])
 def test_hints_that_no_lane_stands_for_all_go_out(hints, needed):
     sent = hints.send([Hint(new_id(), "create_lead", **needed) for _ in range(40)])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.metrics import clear_metrics_folder, render_metrics
+from config.running import clear_metrics_folder
+from worker.metrics import render_metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTING = """

@@ -32,3 +32,18 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_runs():
 @pytest.mark.parametrize("part", ["worker", "providers", "sentry_sdk", "alembic", "prometheus_client"])
 def test_the_way_to_the_ledger_loads_no_worker(part):
     assert part not in loaded("import tasks.logs, ingress.printing; from tasks import app")
+
+
+@pytest.mark.parametrize("part", ["worker", "celery", "alembic", "fastapi"])
+def test_the_whole_system_starts_its_servers_before_it_loads_anything_of_theirs(part):
+    assert part not in loaded("import ingress.up")
+
+
+@pytest.mark.parametrize("part", ["mcp", "providers.crm_rest", "providers.smtp", "alembic", "sentry_sdk", "typer"])
+def test_the_web_process_loads_only_what_every_request_needs(part):
+    assert part not in loaded("import ingress.web")
+
+
+@pytest.mark.parametrize("part", ["alembic", "sentry_sdk", "providers.http", "fastapi"])
+def test_beat_loads_no_providers_and_no_migrations(part):
+    assert part not in loaded("import worker")

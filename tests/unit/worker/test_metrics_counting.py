@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
+from config.running import clear_metrics_folder
 from worker.metrics import (
     LedgerCollector,
     LedgerFigures,
     PrometheusRecorder,
     SilentRecorder,
-    clear_metrics_folder,
     make_recorder,
     render_metrics,
 )
