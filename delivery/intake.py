@@ -172,7 +172,13 @@ class Intake:
         pairs = zip(accepted, opened, strict=True)
         self.hints.send(
             [
-                Hint(each.id, new.command.kind, options.priority, alone=options.order_key is not None)
+                Hint(
+                    each.id,
+                    new.command.kind,
+                    options.priority,
+                    alone=options.order_key is not None,
+                    account=new.account,
+                )
                 for new, each in pairs
                 if each.fresh and each.state != "held" and each.next_at <= soon and (options := new.command.options)
             ]

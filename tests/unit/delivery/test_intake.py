@@ -68,7 +68,8 @@ def test_a_new_delivery_is_hinted_once():
 
     answer = submit(Book(), voice=voice)
 
-    assert [(str(each.id), each.kind, each.priority) for each in voice.sent] == [(answer.id, "create_lead", "normal")]
+    sent = [(str(each.id), each.kind, each.priority, each.account) for each in voice.sent]
+    assert sent == [(answer.id, "create_lead", "normal", "crm:default")]
 
 
 @pytest.mark.parametrize("answer", [{"fresh": False}, {"state": "waiting", "next_at": NOW + timedelta(hours=1)}])
