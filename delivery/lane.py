@@ -66,71 +66,104 @@ class Lanes:
 
     def _work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None]) -> bool:
         end = self.monotonic() + self.turn.total_seconds()
-        flight = _Flight(self)
+        flight = _Flight(self, told)
         has_more = True
         try:
-            while True:
-                free = self.at_once - flight.under_way
-                if has_more and free >= max(1, self.at_once // 4) and self.monotonic() < end:
-                    taken, turned_back = self._take(account, kind, free, flight)
-                    has_more = taken and not any(map(_was_turned_back, turned_back))
-                    if turned_back:
-                        told(self.engine.conclude([], turned_back))
-                    if has_more and not flight.under_way:
-                        continue
-                if not flight.under_way:
-                    return has_more
-                settled = self.engine.conclude(flight.landed())
-                has_more = has_more and not any(map(_was_turned_back, settled))
-                told(settled)
+            while has_more and not flight.is_stopped and self.monotonic() < end:
+                has_more = self._take(account, kind, flight.wait_for_room(), flight)
         finally:
-            # The ledger went away: what is still under way is written when it can be, as always.
-            rest = flight.all_landed()
-            if rest:
-                self.engine.conclude(rest)
+            flight.end()
+        return has_more and not flight.is_stopped
 
-    def _take(self, account: str, kind: str, most: int, flight: "_Flight") -> tuple[bool, list[Settlement]]:
-        """Claim and admit a set and begin its calls; tell whether there was any, and who was turned back."""
+    def _take(self, account: str, kind: str, most: int, flight: "_Flight") -> bool:
+        """Claim and admit a set and begin its calls; return whether there may be more."""
         free = self.engine.room(account, kind, within=timedelta(), most=most)
         since = self.monotonic()
         claimed = self.engine.claim_next(account, kind, most=len(free)) if free else []
         admitted, turned_back = self.engine.admit(claimed)
         for each in admitted:
             flight.begin(each, since)
-        return bool(claimed), turned_back
+        if turned_back:
+            flight.told(self.engine.conclude([], turned_back))
+        return bool(claimed) and not any(map(_was_turned_back, turned_back))
 
 
 class _Flight:
-    """The calls of one lane that are under way."""
+    """The calls of one lane that are under way, and the thread that settles what has ended while others are begun."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: Lanes, told: Callable[[Sequence[Settlement]], None]) -> None:
+        self.told = told
+        self.is_stopped = False
         self._lanes = lanes
-        self._ended: SimpleQueue[Settlement] = SimpleQueue()
-        self.under_way = 0
+        self._ended: SimpleQueue[Settlement | None] = SimpleQueue()
+        self._room = threading.Condition()
+        self._under_way = self._unsettled = 0
+        self._settler = lanes.calls.submit(self._settle)
 
     def begin(self, claimed: Claimed, since: float) -> None:
+        with self._room:
+            self._under_way += 1
+            self._unsettled += 1
         self._lanes.calls.submit(self._carry_out, claimed, since)
-        self.under_way += 1
 
-    def landed(self) -> list[Settlement]:
-        """Wait until a call has ended, and a little longer for others; return them."""
-        found = [self._ended.get()]
-        if self.under_way > 1:
-            time.sleep(self._lanes.gather.total_seconds())
-            found += [self._ended.get() for _ in range(self._ended.qsize())]
-        self.under_way -= len(found)
-        return found
+    def wait_for_room(self) -> int:
+        """Wait until a set is worth its claim, and not too much is unsettled; return how many calls may begin."""
+        most = self._lanes.at_once
+        with self._room:
+            self._room.wait_for(lambda: self._under_way <= most - max(1, most // 4) and self._unsettled <= 2 * most)
+            return most - self._under_way
 
-    def all_landed(self) -> list[Settlement]:
-        """Wait for every call; return those that nobody was told of."""
-        found = [self._ended.get() for _ in range(self.under_way)]
-        self.under_way = 0
-        return found
+    def end(self) -> None:
+        """Wait until everything that was begun is settled.
+
+        Raises:
+            LedgerUnavailable: Something could not be settled; its lease ends.
+        """
+        with self._room:
+            self._room.wait_for(lambda: not self._under_way)
+        self._ended.put(None)
+        self._settler.result()
 
     def _carry_out(self, claimed: Claimed, since: float) -> None:
         self._ended.put(self._lanes.engine.attempt(claimed, since))
+        with self._room:
+            self._under_way -= 1
+            self._room.notify()
+
+    def _settle(self) -> None:
+        """Settle in sets until the end; a fault stops the lane, and the rest is tried all the same."""
+        fault: Exception | None = None
+        is_over = False
+        while not is_over:
+            landed = self._landed()
+            is_over = None in landed
+            ended = [each for each in landed if each is not None]
+            try:
+                self._conclude(ended)
+            except Exception as err:  # noqa: BLE001 - raised again at the end: what comes after it must be tried too
+                self.is_stopped, fault = True, err
+            with self._room:
+                self._unsettled -= len(ended)
+                self._room.notify()
+        if fault is not None:
+            raise fault
+
+    def _landed(self) -> list[Settlement | None]:
+        """Wait until a call has ended, and a little longer for others."""
+        found = [self._ended.get()]
+        if found[0] is not None:
+            time.sleep(self._lanes.gather.total_seconds())
+            found += [self._ended.get() for _ in range(self._ended.qsize())]
+        return found
+
+    def _conclude(self, ended: Sequence[Settlement]) -> None:
+        if ended:
+            settled = self._lanes.engine.conclude(ended)
+            self.is_stopped = self.is_stopped or any(map(_was_turned_back, settled))
+            self.told(settled)
 
 
 def _was_turned_back(settlement: Settlement) -> bool:
+    """Tell whether a gate would turn the next one back as well."""
     outcome = settlement.outcome
     return isinstance(outcome, Deferred) and not outcome.burned and not outcome.lone

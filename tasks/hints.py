@@ -30,7 +30,7 @@ _PULSE_EVERY_S = 1.0
 _CONNECTIONS = 10
 # A worker that got one hint takes up what waits behind it too (`delivery.lane`), so of many at once these are enough;
 # shared by all lanes, and each of them needs some.
-_AT_LEAST, _EACH_AT_LEAST = 16, 2
+_AT_LEAST, _EACH_AT_LEAST = 8, 2
 
 
 class CeleryHints:

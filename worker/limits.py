@@ -367,14 +367,15 @@ class _Book:
         """Read what a forecast of so many calls needs, however long the lists are."""
         state_key, calls_key, queue_key, leases_key = _keys(account, "")[:4]
         names = _names(plan)
-        seconds, micros = self._redis.time()
-        now = self._instant_us() or seconds * 1_000_000 + micros
-        with self._redis.pipeline() as batch:
+        with self._redis.pipeline(transaction=False) as batch:
+            batch.time()
             batch.hmget(state_key, names)
-            batch.zcount(leases_key, now, "+inf")
+            batch.zrange(leases_key, 0, -1, withscores=True)
             batch.zcard(queue_key)
             batch.zrange(queue_key, -1, -1, withscores=True)
-            kept, flying, reserved, last = batch.execute()
+            (seconds, micros), kept, leases, reserved, last = batch.execute()
+            now = self._instant_us() or seconds * 1_000_000 + micros
+            flying = sum(end >= now for _, end in leases)
             # The calls made, newest first, and then the reservations, earliest first, that have to leave a window.
             for each in plan.account:
                 made, first = max(0, each.calls - reserved), max(0, reserved - each.calls)
