@@ -29,7 +29,7 @@ from sandbox.doors import make_folder
 from sandbox.standins import StandinControl, controls
 from tasks.app import Entrega
 
-_PATIENCE = timedelta(seconds=45)
+_PATIENCE = timedelta(seconds=120)
 # A short call deadline makes a short lease, so that the audience need not wait long for a dead worker's delivery.
 _CALL_DEADLINE_S = 2.0
 
@@ -63,6 +63,12 @@ class _Stage:
             time.sleep(0.1)
         self.expect(found.state == state, f"delivery {id_} is {found.state} after {_PATIENCE.seconds} s, not {state}")
         return found
+
+    def until_acted(self, provider: str, id_: UUID) -> None:
+        """Wait until a delivery took effect at a stand-in, whether its worker knows of that or not."""
+        deadline = time.monotonic() + _PATIENCE.total_seconds()
+        while not self.effects(provider, id_) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def find(self, id_: UUID) -> Delivery:
         """Return a delivery that was accepted."""
@@ -160,7 +166,7 @@ def _wrong_address(stage: _Stage) -> None:
 
 
 def _token_expires(stage: _Stage) -> None:
-    stage.control["crm"].plan({"expire_tokens": True})
+    stage.control["crm"].plan({"expire_tokens": True, "match": "create_lead"})  # not for the probe of the account
     id_ = stage.submit("create_lead", nome="Caio Teste", email="caio.teste@exemplo.com.br", interesse="produto_b")
     found = stage.until(id_, "succeeded")
     stage.out.print(timeline_table(found.timeline))
@@ -180,10 +186,9 @@ def _crm_is_away(stage: _Stage) -> None:
 
 
 def _worker_dies(stage: _Stage) -> None:
-    stage.control["crm"].plan({"hang_s": 1.5, "effect": True, "match": "create_lead"})
+    stage.control["crm"].plan({"hang_s": 30, "effect": True, "match": "create_lead"})
     id_ = stage.submit("create_lead", nome="Eva Teste", email="eva.teste@exemplo.com.br", interesse="produto_a")
-    stage.until(id_, "attempting")
-    time.sleep(0.5)  # the request is at the CRM, which has created the lead and not answered yet
+    stage.until_acted("crm", id_)  # the CRM has created the lead and not answered yet
     cast("Child", stage.system.parts["worker1"]).kill()
     stage.tell("the worker was killed with SIGKILL in the middle of the call: the CRM acted, its answer is lost")
     with stage.out.status("    waiting until the dead worker's lease ends (17 s)"):

@@ -27,7 +27,7 @@ from sandbox.doors import SandboxError, append_private, log_tail, make_folder, r
 from sandbox.postgres_account import Home, find_home
 
 _USER = "entrega"
-_READY_WITHIN = timedelta(seconds=20)
+_READY_WITHIN = timedelta(seconds=60)
 _FAST_SHUTDOWN_GRACE = timedelta(seconds=15)
 _POLL_S = 0.02
 _STARTS = 4  # the port may be taken, or the last server's backends still be leaving, between look and start

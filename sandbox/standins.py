@@ -32,7 +32,7 @@ from sandbox.http_standin import HttpStandin
 from sandbox.mail_standin import MailStandin
 from sandbox.smtp_faults import Fault as SmtpFault
 
-_READY_WITHIN = timedelta(seconds=15)
+_READY_WITHIN = timedelta(seconds=60)
 _ADDRESSES = "standins.addresses.json"
 
 
@@ -207,7 +207,7 @@ class StandinControl:
         self._ask("POST", "reset")
 
     def _ask(self, method: str, route: str, body: Mapping[str, object] | None = None) -> dict[str, object]:
-        connection = http.client.HTTPConnection(self._host, timeout=10)
+        connection = http.client.HTTPConnection(self._host, timeout=60)
         try:
             connection.request(method, f"/_standin/{route}", None if body is None else json.dumps(body))
             answer = connection.getresponse()

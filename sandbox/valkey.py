@@ -16,7 +16,7 @@ from redis.retry import Retry
 from sandbox.children import Child, Command, end_leftovers, refuse_second
 from sandbox.doors import Door, SandboxError, log_tail, make_folder, remembered_door, write_private
 
-_READY_WITHIN = timedelta(seconds=20)
+_READY_WITHIN = timedelta(seconds=60)
 _STOP_GRACE = timedelta(seconds=10)
 _POLL_S = 0.02
 _STARTS = 3  # the port may be taken between look and start

@@ -177,7 +177,7 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return a sample of the metrics page; 0 where it is not there yet."""
-        with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=PATIENCE_S) as answer:
             page = answer.read().decode()
         samples = [each for family in text_string_to_metric_families(page) for each in family.samples]
         return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())

@@ -85,7 +85,7 @@ def ask(system, entrega):
 def answer(url, user=None):
     request = Request(url, headers={"Authorization": f"Basic {b64encode(user.encode()).decode()}"} if user else {})
     try:
-        with urlopen(request, timeout=20) as found:
+        with urlopen(request, timeout=60) as found:
             return found.status, found.read().decode()
     except HTTPError as err:
         return err.code, ""

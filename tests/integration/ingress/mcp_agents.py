@@ -45,7 +45,7 @@ class Connection:
     """An HTTP client of the SDK with its key; a class because the SDK's client does not close what it was given."""
 
     def __init__(self, url, headers, mode):
-        self._http = httpx2.AsyncClient(headers=headers, trust_env=False)
+        self._http = httpx2.AsyncClient(headers=headers, trust_env=False, timeout=120)
         self._client = Client(streamable_http_client(f"{url}/mcp", http_client=self._http), mode=mode)
 
     async def __aenter__(self):

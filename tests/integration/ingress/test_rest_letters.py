@@ -1,7 +1,7 @@
 """The REST door for operators, and simulations, against a real server and a real ledger."""
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.integration.conftest import claim, lead, letter, new
 from tests.integration.ingress.test_rest_submit import EMAIL, LEAD, WHATSAPP
 
 WHY = {"reason": "campo corrigido"}
+NOBODYS = "0193e0a0-0000-7000-8000-000000000001"
 
 NOW = datetime.now(UTC)
 
@@ -30,12 +31,12 @@ def dead(ledger, *commands, code="invalid"):
     [
         ("GET", "/v1/dead-letters"),
         ("GET", "/v1/dead-letters/summary"),
-        ("GET", f"/v1/dead-letters/{uuid4()}"),
+        ("GET", f"/v1/dead-letters/{NOBODYS}"),
         ("GET", "/v1/replays"),
         ("POST", "/v1/dead-letters/replay"),
-        ("POST", f"/v1/dead-letters/{uuid4()}/edit"),
-        ("POST", f"/v1/dead-letters/{uuid4()}/discard"),
-        ("POST", f"/v1/deliveries/{uuid4()}/replay"),
+        ("POST", f"/v1/dead-letters/{NOBODYS}/edit"),
+        ("POST", f"/v1/dead-letters/{NOBODYS}/discard"),
+        ("POST", f"/v1/deliveries/{NOBODYS}/replay"),
     ],
 )
 def test_only_operators_touch_dead_letters(door, method, path):

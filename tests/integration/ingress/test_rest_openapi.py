@@ -17,6 +17,7 @@ from delivery.ports import Settlement
 from delivery.producers import NEEDS_APPROVAL
 from tests.integration.conftest import claim, lead, new
 
+PATIENCE_S = 120
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = [
     ("POST", "/v1/leads"),
@@ -43,7 +44,7 @@ OPERATIONS = [
 
 @pytest.fixture
 def schema(door):
-    return schemathesis.openapi.from_url(f"{door.url}/openapi.json")
+    return schemathesis.openapi.from_url(f"{door.url}/openapi.json", timeout=PATIENCE_S)
 
 
 def test_every_operation_is_fuzzed(schema):
@@ -76,6 +77,6 @@ def test_no_answer_is_undocumented_and_none_is_our_fault(schema, door, ledger, m
             case.path_parameters["delivery_id"] = next(ids) or case.path_parameters["delivery_id"]
         if case.query and "wait" in case.query:
             case.query["wait"] = 0
-        case.call_and_validate(checks=CHECKS, headers=headers)
+        case.call_and_validate(checks=CHECKS, headers=headers, timeout=PATIENCE_S)
 
     fuzz()

@@ -30,7 +30,7 @@ def graph(standins: Standins) -> Iterator[StandinControl]:
 def _send(
     standins: Standins, method: str, path: str, body: object, headers: Mapping[str, str]
 ) -> tuple[int, dict[str, object]]:
-    connection = http.client.HTTPConnection("127.0.0.1", standins.graph.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", standins.graph.port, timeout=60)
     connection.request(method, path, json.dumps(body), dict(headers))
     answer = connection.getresponse()
     found = json.loads(answer.read())

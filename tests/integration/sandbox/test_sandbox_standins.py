@@ -334,7 +334,7 @@ def test_mail_is_counted_and_its_faults_are_ordered_through_the_same_control(sta
     message = "Message-ID: <d-1@exemplo.com.br>\r\nSubject: teste\r\n\r\nOlá\r\n".encode()
     mail.clear_faults()
 
-    with smtplib.SMTP("127.0.0.1", standins.smtp_port, timeout=5) as client:
+    with smtplib.SMTP("127.0.0.1", standins.smtp_port, timeout=60) as client:
         client.sendmail("entrega@exemplo.com.br", ["ana.teste@exemplo.com.br"], message)
 
     assert mail.effects_per_key() == {"d-1": 1}

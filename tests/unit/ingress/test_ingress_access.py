@@ -85,6 +85,7 @@ def test_the_bootstrap_key_is_an_admin_and_asks_no_ledger(clock):
 @pytest.mark.parametrize(
     ("secret", "code"),
     [(None, "missing_key"), ("", "missing_key"), ("entrega_curta", "mistyped_key"), (new_api_key(), "unknown_key")],
+    ids=["none", "empty", "short", "unknown"],
 )
 def test_what_is_no_key_is_told_apart(clock, secret, code):
     assert refused(doorkeeper(Shelf(), clock), secret) == (code, 401)

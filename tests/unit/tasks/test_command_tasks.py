@@ -299,6 +299,7 @@ def test_a_retried_foreign_command_shows_nothing_of_its_content(monkeypatch, doo
 @pytest.mark.parametrize(
     ("args", "shown"),
     [([ID], f"('{ID}',)"), ([], "()"), (["ana.teste@exemplo.com.br"], "(not shown)"), ([LEAD], "(not shown)")],
+    ids=["an id", "nothing", "an address", "a lead"],
 )
 def test_only_ids_are_shown(args, shown):
     assert _shown(args) == shown
