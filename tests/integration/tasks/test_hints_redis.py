@@ -44,7 +44,7 @@ def test_many_hints_at_once_are_thinned_out_because_lanes_find_the_rest(hints):
 
     sent = hints.send(many)
 
-    assert sent == hints.backlog() == 16
+    assert sent == hints.backlog() == 8
 
 
 def test_of_many_hints_each_account_keeps_some_because_a_lane_finds_those_of_its_own_account_only(hints, redis):
