@@ -86,7 +86,7 @@ def _run(arguments: Sequence[str] | None) -> Run:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--processes", type=int, default=2, help="worker processes of each system")
-    parser.add_argument("--threads", type=int, default=16, help="calls in flight in each process")
+    parser.add_argument("--threads", type=int, default=32, help="calls in flight in each process")
     parser.add_argument("--latencies", type=int, nargs="+", default=[0, 100], help="of the provider, in ms")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, help="only these; keeps nothing")
     parser.add_argument("--python", type=Path, default=_RIVALS_PYTHON, help="with the packages of the rivals")
