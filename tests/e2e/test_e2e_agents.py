@@ -112,7 +112,7 @@ def test_over_pipes_an_agent_that_repeats_late_calls_has_one_effect_each(running
 
 
 def test_an_agent_that_lost_the_answer_to_a_cancel_may_cancel_again(running, proxy, key, insist):
-    wish = wishes("pressa5", options={"send_at": "2027-01-05T12:00:00Z"})[0]
+    wish = wishes("pressa5", options={"send_at": "2126-01-05T12:00:00Z"})[0]
     id_ = over_http(proxy.url, key).does(*wish)["id"]
 
     answer = insist(("cancel_delivery", {"id": id_, "reason": "desistiu"}))

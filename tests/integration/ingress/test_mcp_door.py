@@ -22,7 +22,7 @@ CALLS = [
     ("send_whatsapp", {"to": "+5511999990001", "text": "Olá, Ana!"}),
     ("send_email", {"to": ["ana.teste@exemplo.com.br"], "subject": "Teste", "text": "Olá!"}),
 ]
-LATER = {"send_at": "2027-01-05T12:00:00Z"}
+LATER = {"send_at": "2126-01-05T12:00:00Z"}
 
 
 @pytest.fixture
