@@ -1,5 +1,6 @@
 """The impatient agent: it gives up on a call that takes long and makes it again. Each wish has one effect."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psutil
@@ -112,7 +113,7 @@ def test_over_pipes_an_agent_that_repeats_late_calls_has_one_effect_each(running
 
 
 def test_an_agent_that_lost_the_answer_to_a_cancel_may_cancel_again(running, proxy, key, insist):
-    wish = wishes("pressa5", options={"send_at": "2126-01-05T12:00:00Z"})[0]
+    wish = wishes("pressa5", options={"send_at": (datetime.now(UTC) + timedelta(days=40)).isoformat()})[0]
     id_ = over_http(proxy.url, key).does(*wish)["id"]
 
     answer = insist(("cancel_delivery", {"id": id_, "reason": "desistiu"}))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from threading import Timer
 from uuid import UUID, uuid4
 
@@ -22,7 +23,7 @@ CALLS = [
     ("send_whatsapp", {"to": "+5511999990001", "text": "Olá, Ana!"}),
     ("send_email", {"to": ["ana.teste@exemplo.com.br"], "subject": "Teste", "text": "Olá!"}),
 ]
-LATER = {"send_at": "2126-01-05T12:00:00Z"}
+LATER = {"send_at": (datetime.now(UTC) + timedelta(days=40)).isoformat()}
 
 
 @pytest.fixture

@@ -169,13 +169,14 @@ def test_a_simulation_knows_repeats_conflicts_pauses_and_times(door, database):
 
     repeat = simulated(LEAD, headers={"Idempotency-Key": "k1"})
     conflict = simulated(LEAD | {"nome": "Bia Teste"}, headers={"Idempotency-Key": "k1"})
-    later = simulated(LEAD | {"nome": "Caio Teste", "options": {"send_at": "2027-01-01T00:00:00Z"}})
+    soon = (datetime.now(UTC) + timedelta(days=9)).strftime("%Y-%m-%dT00:00:00Z")
+    later = simulated(LEAD | {"nome": "Caio Teste", "options": {"send_at": soon}})
     Desk(database, actor="ana").pause("crm:default", reason="the CRM moves tonight")
     held = simulated(LEAD | {"nome": "Caio Teste"})
 
     assert (repeat["would"], repeat["duplicate_of"]) == ("repeat", first)
     assert conflict["would"] == "conflict"
-    assert (later["would"], later["go_at"]) == ("wait", "2027-01-01T00:00:00Z")
+    assert (later["would"], later["go_at"]) == ("wait", soon)
     assert (held["would"], held["why"]) == ("hold", "the CRM moves tonight")
 
 
