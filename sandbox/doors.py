@@ -8,12 +8,15 @@ import os
 import secrets
 import socket
 import threading
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # Below the range from which Linux, macOS and the BSDs take ports for outgoing connections (32768 and up):
 # nobody takes a port from here by accident while a server is being restarted.
 _PORTS = range(15_000, 30_000)
+# What this process was given and may not have opened yet: two servers of one system must not get the same port.
+_given: deque[int] = deque(maxlen=1000)
 
 
 class SandboxError(Exception):
@@ -46,9 +49,10 @@ def free_port(preferred: int | None = None) -> int:
         SandboxError: No free port was found.
     """
     candidates = [preferred] if preferred else []
-    candidates += [secrets.choice(_PORTS) for _ in range(50)]
+    candidates += [port for port in (secrets.choice(_PORTS) for _ in range(50)) if port not in _given]
     for port in candidates:
         if _is_free(port):
+            _given.append(port)
             return port
     raise SandboxError(f"no free TCP port between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1: end what holds them")
 

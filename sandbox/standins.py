@@ -6,6 +6,7 @@ and `sandbox_environment` gives the variables that point Entrega at them.
 """
 
 import argparse
+import errno
 import http.client
 import json
 import os
@@ -320,15 +321,34 @@ def read_addresses(ports_file: Path) -> Addresses:
 def main(arguments: list[str] | None = None) -> int:
     """Run the stand-ins until SIGTERM or Ctrl-C; return the exit code."""
     asked = _parser().parse_args(arguments)
-    ports = _kept_ports(asked.data, Ports(asked.crm_port, asked.graph_port, asked.smtp_port))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     telling = Telling.model_validate_json(asked.webhooks.read_text()) if asked.webhooks else None
-    with Standins(ports, telling) as standins:
+    standins = started(asked.data, Ports(asked.crm_port, asked.graph_port, asked.smtp_port), telling)
+    try:
         write_private(asked.ports_file, json.dumps(asdict(standins.addresses)))
         ended.wait()
+    finally:
+        standins.stop()
     return 0
+
+
+def started(data: Path | None, asked: Ports, telling: Telling | None) -> Standins:
+    """Start on ports that nobody has; who takes one between the look and the start has us look again.
+
+    Raises:
+        OSError: An asked port is taken, or luck failed four times.
+    """
+    for is_last in (False, False, False, True):
+        standins = Standins(_kept_ports(data, asked), telling)
+        try:
+            return standins.start()
+        except OSError as err:
+            standins.stop()
+            if is_last or err.errno != errno.EADDRINUSE:
+                raise
+    raise AssertionError("unreachable: the last start raises")
 
 
 def _parser() -> argparse.ArgumentParser:

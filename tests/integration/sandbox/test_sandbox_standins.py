@@ -16,7 +16,7 @@ import pytest
 from sandbox.crm import CrmCredentials
 from sandbox.doors import SandboxError, free_port
 from sandbox.smtp_faults import Fault as SmtpFault
-from sandbox.standins import StandinControl, Standins, launch, main, sandbox_environment
+from sandbox.standins import Ports, StandinControl, Standins, launch, main, sandbox_environment, started
 
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a", "origem": "agente_ia"}
 LEADS = "/api/v1/leads"
@@ -378,6 +378,25 @@ def test_two_servers_cannot_have_one_port() -> None:
         other = free_port(port)
 
     assert other != port
+
+
+def test_no_port_is_given_twice_before_it_is_opened() -> None:
+    assert len({free_port() for _ in range(500)}) == 500
+
+
+def test_a_port_that_is_taken_before_the_start_is_chosen_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as other:
+        taken = other.getsockname()[1]
+        given = iter([0, 0, taken])  # the third one is the mail server's; the two before it are open by then
+        monkeypatch.setattr("sandbox.standins.free_port", lambda kept=None: next(given, 0) or free_port(kept))
+
+        standins = started(tmp_path, Ports(), None)
+        standins.stop()
+        with pytest.raises(OSError, match="in use"):
+            started(None, Ports(smtp=taken), None)
+
+    assert standins.smtp_port != taken
+    assert len({standins.crm.port, standins.graph.port, standins.mail.port, standins.smtp_port}) == 4
 
 
 def test_the_ports_file_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
