@@ -33,7 +33,9 @@ class Engine:
     Attributes:
         providers: One for each account, e.g. {"crm:default": ...}; or for a whole service, e.g. {"callback": ...}.
         specs: One for each service, e.g. {"crm": ...}.
-        gates: Asked in order before a call; the first closed one defers the attempt without burning it.
+        gates: Asked in order after a claim; the first closed one defers the attempt without burning it.
+        pacer: The last gate, asked for each call right before it: a rate is kept where calls begin, and those of a set
+            do not begin when the set is claimed.
         worker: This process's name, for the attempt rows.
         settle_waits: Pauses between tries to write an outcome while the ledger is away.
     """
@@ -44,6 +46,7 @@ class Engine:
     teller: Teller
     worker: str
     gates: Sequence[Gate] = ()
+    pacer: Gate | None = None
     rng: random.Random = field(default_factory=random.SystemRandom)
     monotonic: Callable[[], float] = time.monotonic
     settle_waits: Sequence[timedelta] = tuple(timedelta(seconds=each) for each in (0.2, 0.5, 1, 2, 4, 5))
@@ -64,7 +67,7 @@ class Engine:
         return self.ledger.claim_next(account, kind, most=most, worker=self.worker, leases=self._leases())
 
     def admit(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], list[Settlement]]:
-        """Ask every gate about claimed deliveries.
+        """Ask every gate but the pacer about claimed deliveries.
 
         Returns:
             Those that may go, and how the others ended: deferred, and no attempt burned.
@@ -84,7 +87,7 @@ class Engine:
         """Tell the gates, write how attempts ended and tell of it; return those whose fence still held.
 
         Args:
-            ended: Of deliveries that every gate let through.
+            ended: Of deliveries that `admit` let go.
             turned_back: Of those that a gate held back, as `admit` returned them.
         """
         if ended:
@@ -98,7 +101,8 @@ class Engine:
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
         """Foresee when attempts would find every gate open; see `delivery.ports.Gate.room`."""
-        foreseen = [gate.room(account, kind, within=within, most=most) for gate in self.gates]
+        gates = [*self.gates, self.pacer] if self.pacer else self.gates
+        foreseen = [gate.room(account, kind, within=within, most=most) for gate in gates]
         return [max(waits) for waits in zip([timedelta()] * most, *foreseen, strict=False)]
 
     def _settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
@@ -115,11 +119,21 @@ class Engine:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
     def attempt(self, claimed: Claimed, since: float) -> Settlement:
-        """Call and judge one delivery that `admit` let go; never raises.
+        """Call, when the pacer lets it, and judge one delivery that `admit` let go; never raises.
 
         Args:
             since: Monotonic seconds of this engine's clock, from before the claim.
         """
+        if self.pacer is None:
+            return self._in_time(claimed, since)
+        (shut,) = self.pacer.closed([claimed])
+        if shut:
+            return Settlement(claimed, shut)
+        settlement = self._in_time(claimed, since)
+        self.pacer.ended([settlement])
+        return settlement
+
+    def _in_time(self, claimed: Claimed, since: float) -> Settlement:
         late = self._too_late(claimed, since)
         return Settlement(claimed, late) if late else self._carry_out(claimed)
 

@@ -39,6 +39,7 @@ from worker.limit_fallback import LocalShare
 from worker.limit_scripts import ASK, END, REMEMBER
 
 _T = TypeVar("_T")
+_OPEN_FOR_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ class SharedLimiter:
     ) -> None:
         self._rules = rules
         self._rng = rng or random.SystemRandom()
+        self._monotonic = monotonic
+        # Accounts where nothing binds and nothing was frozen a moment ago: asked once for many calls.
+        self._open_until: dict[str, float] = {}
         self._plans = {service: LimitPlan.of(each, rules.tuning) for service, each in rules.limits.items()}
         self._local = LocalShare(self._plans, rules.processes, rules.tuning, monotonic)
         self._book = _Book(redis, rules.tuning, instant_us or (lambda: 0)) if redis is not None else None
@@ -98,11 +102,18 @@ class SharedLimiter:
         answers: dict[str, Deferred | None] = {}
         for mine in by_account(claimed).values():
             plan = self._plan(mine[0])
+            if self._is_known_open(mine[0].order.account):
+                continue
             turns = self._turns([self._question(each) for each in mine], plan, _service(mine[0]))
             answers |= {
                 str(each.order.delivery_id): self._answer(turn, plan) for each, turn in zip(mine, turns, strict=True)
             }
-        return [answers[str(each.order.delivery_id)] for each in claimed]
+            if not plan.binds and turns[0].wait_us is None:
+                self._open_until[mine[0].order.account] = self._monotonic() + _OPEN_FOR_S
+        return [answers.get(str(each.order.delivery_id)) for each in claimed]
+
+    def _is_known_open(self, account: str) -> bool:
+        return self._monotonic() < self._open_until.get(account, 0.0)
 
     def _turns(self, asks: Sequence["_Ask"], plan: LimitPlan, service: str) -> list[Turn]:
         found = self._through_redis(lambda book: self._ask_all(book, asks, plan))
@@ -133,6 +144,8 @@ class SharedLimiter:
             recipient, took_us = self._rules.recipient_key(each.claimed), microseconds(each.duration)
             end = _End(str(order.delivery_id), order.account, recipient, took_us, plan, refusal)
             self._local.end(end.delivery, end.account, recipient, took_us=took_us, refusal=refusal)
+            if refusal.matters:
+                self._open_until.pop(end.account, None)
             if plan.concurrent or refusal.matters:
                 matters.append(end)
         if matters:

@@ -82,16 +82,16 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
         ),
     )
     worker = f"{socket.gethostname()}:{getpid()}"
-    # In this order: what a rollout holds back must cost no trial of the breaker, what the breaker stops no retry, and
-    # what the limiter grants is not taken back.
+    # In this order: what a rollout holds back must cost no trial of the breaker, what the breaker stops no retry; and
+    # what the limiter grants is not taken back, so it is the pacer, asked last.
     gates = (
         RolloutGate(app.specs, Rollouts(app.database, actor=worker).standing),
         BreakerGate(app.specs, redis),
         RetryBudgetGate(app.specs, redis),
-        shared_limiter(app, redis),
     )
+    pacer = shared_limiter(app, redis)
     alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
-    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates)
+    return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates, pacer)
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:

@@ -74,7 +74,7 @@ def run(database_url, redis_url, port, windows):
     """Deliver what is due until the process is killed; `windows` are pairs of calls and seconds."""
     database = connect(database_url, pool_size=THREADS + 1)
     ledger = PostgresLedger(database, Vault(database, MasterKeys([bytes(32)])))
-    gates = (limiter(redis_url, database, windows),)
-    engine = Engine(ledger, {ACCOUNT: Caller(port)}, load_specs(), Nobody(), "w1", gates)
+    pacer = limiter(redis_url, database, windows)
+    engine = Engine(ledger, {ACCOUNT: Caller(port)}, load_specs(), Nobody(), "w1", pacer=pacer)
     for _ in range(THREADS):
         threading.Thread(target=work, args=(ledger, engine)).start()

@@ -59,7 +59,7 @@ windows = st.sampled_from(
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(values=windows, before=st.lists(st.integers(0, SECOND), max_size=60), late=st.integers(0, 90_000))
+@given(values=windows, before=st.lists(st.integers(0, SECOND), max_size=60), late=st.integers(0, 60_000))
 def test_who_comes_when_it_was_foreseen_is_let_go(redis, values, before, late):
     limiter, clock, account = gate(redis, **values)
     live = [(clock.us + passed, claimed(account)) for passed in accumulate(before)]

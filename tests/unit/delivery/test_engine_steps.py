@@ -195,3 +195,24 @@ def test_a_ledger_that_stays_away_leaves_the_rest_to_the_sweep():
 
     with pytest.raises(LedgerUnavailable):
         engine(book, Crm(Permanent("x"))).deliver([new_id()])
+
+
+def test_the_pacer_is_asked_last_and_told_of_what_it_let_go_only(book):
+    door, pacer, shut = Door(), Door(), Door(Deferred("limited", timedelta(seconds=9), "full", burned=False))
+    crm = Crm(Receipt("LEAD-1"))
+
+    (went,) = engine(book, crm, gates=(door,), pacer=pacer).deliver([new_id()])
+    (held,) = engine(book, crm, gates=(door,), pacer=shut).deliver([new_id()])
+
+    assert (pacer.learnt, shut.learnt) == ([went], [])
+    assert door.learnt == [went, held]
+    assert (held.outcome, len(crm.orders)) == (shut.shut, 1)
+
+
+def test_what_the_pacer_let_go_too_late_frees_its_place(book):
+    pacer, crm = Door(), Crm(Receipt("LEAD-1"))
+    clock = iter([0.0, 60.0, 60.0, 60.0])
+
+    (ended,) = engine(book, crm, pacer=pacer, monotonic=lambda: next(clock)).deliver([new_id()])
+
+    assert (ended.outcome.code, pacer.learnt, crm.orders) == ("too_late", [ended], [])
