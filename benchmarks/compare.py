@@ -9,19 +9,17 @@ shown with its reason. Compare figures of one run with each other only: other wo
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 
+from benchmarks.page import machine
 from benchmarks.rivals.cases import CASES, Case, Shape
 from benchmarks.rivals.measuring import Figures, Numbers, measure, medians
 from benchmarks.rivals.showing import draw, show
@@ -132,14 +130,7 @@ def _kept(run: Run, found: Found, load_before: float) -> dict[str, Any]:
     runs = [asdict(each) for each in found.figures]
     versions = {each["case"]: each.pop("versions") for each in runs}
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cores": psutil.cpu_count(),
-            "python": platform.python_version(),
-            "system": platform.system(),
-            "load_before": load_before,
-            "load_after": round(os.getloadavg()[0], 2),
-        },
+        **machine(load_before),
         "setup": {
             "cases": [each.name for each in run.cases],
             "rounds": run.rounds,

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, get_args
 
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from config.spec_sections import Limits
 from delivery.errors import LedgerUnavailable
@@ -34,7 +34,7 @@ from delivery.limiter import (
 )
 from delivery.limiter_local import wait_for_slot
 from delivery.outcomes import Deferred, Usage
-from delivery.ports import Claimed, Settlement, by_account
+from delivery.ports import Claimed, Settlement
 from worker.limit_fallback import LocalShare
 from worker.limit_scripts import ASK, END, REMEMBER
 
@@ -99,34 +99,20 @@ class SharedLimiter:
 
     def closed(self, claimed: Sequence[Claimed]) -> list[Deferred | None]:
         """Return for each None when the call may go now, else a wait that ends at its reserved slot."""
-        answers: dict[str, Deferred | None] = {}
-        for mine in by_account(claimed).values():
-            plan = self._plan(mine[0])
-            if self._is_known_open(mine[0].order.account):
-                continue
-            turns = self._turns([self._question(each) for each in mine], plan, _service(mine[0]))
-            answers |= {
-                str(each.order.delivery_id): self._answer(turn, plan) for each, turn in zip(mine, turns, strict=True)
-            }
-            if not plan.binds and turns[0].wait_us is None:
-                self._open_until[mine[0].order.account] = self._monotonic() + _OPEN_FOR_S
-        return [answers.get(str(each.order.delivery_id)) for each in claimed]
+        return [self._closed(each) for each in claimed]
 
-    def _is_known_open(self, account: str) -> bool:
-        return self._monotonic() < self._open_until.get(account, 0.0)
-
-    def _turns(self, asks: Sequence["_Ask"], plan: LimitPlan, service: str) -> list[Turn]:
-        found = self._through_redis(lambda book: self._ask_all(book, asks, plan))
-        if found is not None:
-            return found
-        return [
-            self._local.ask(each.delivery, each.account, each.recipient, service=service, lease_us=each.lease_us)
-            for each in asks
-        ]
-
-    def _question(self, claimed: Claimed) -> "_Ask":
-        order = claimed.order
-        return _Ask(str(order.delivery_id), order.account, self._rules.recipient_key(claimed), self._lease_us(claimed))
+    def _closed(self, claimed: Claimed) -> Deferred | None:
+        plan, order = self._plan(claimed), claimed.order
+        if self._monotonic() < self._open_until.get(order.account, 0.0):
+            return None
+        ask = _Ask(str(order.delivery_id), order.account, self._rules.recipient_key(claimed), self._lease_us(claimed))
+        turn = self._through_redis(lambda book: self._ask(book, ask, plan))
+        turn = turn or self._local.ask(
+            ask.delivery, ask.account, ask.recipient, service=_service(claimed), lease_us=ask.lease_us
+        )
+        if turn.wait_us is None and not plan.binds:
+            self._open_until[order.account] = self._monotonic() + _OPEN_FOR_S
+        return self._answer(turn, plan)
 
     def _answer(self, turn: Turn, plan: LimitPlan) -> Deferred | None:
         if turn.wait_us is None:
@@ -138,18 +124,18 @@ class SharedLimiter:
 
     def ended(self, settlements: Sequence[Settlement]) -> None:
         """Free the places in flight; slow or stop the account or the recipient where the provider asked for it."""
-        matters = []
         for each in settlements:
-            order, plan, refusal = each.claimed.order, self._plan(each.claimed), self._refusal(each)
-            recipient, took_us = self._rules.recipient_key(each.claimed), microseconds(each.duration)
-            end = _End(str(order.delivery_id), order.account, recipient, took_us, plan, refusal)
-            self._local.end(end.delivery, end.account, recipient, took_us=took_us, refusal=refusal)
-            if refusal.matters:
-                self._open_until.pop(end.account, None)
-            if plan.concurrent or refusal.matters:
-                matters.append(end)
-        if matters:
-            self._through_redis(lambda book: book.end(matters))
+            self._ended(each)
+
+    def _ended(self, settlement: Settlement) -> None:
+        order, plan, refusal = settlement.claimed.order, self._plan(settlement.claimed), self._refusal(settlement)
+        recipient, took_us = self._rules.recipient_key(settlement.claimed), microseconds(settlement.duration)
+        end = _End(str(order.delivery_id), order.account, recipient, took_us)
+        self._local.end(end.delivery, end.account, recipient, took_us=took_us, refusal=refusal)
+        if refusal.matters:
+            self._open_until.pop(end.account, None)
+        if plan.concurrent or refusal.matters:
+            self._through_redis(lambda book: book.end(end, plan, refusal))
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:  # noqa: ARG002 - the port's
         """See `delivery.ports.Gate.room`. A recipient's own limit is not foreseen."""
@@ -175,12 +161,6 @@ class SharedLimiter:
         found = self._through_redis(lambda book: book.status(account, plan)) or self._local.status(account, plan)
         held = plan if found.shared else plan.share(self._rules.processes)
         return replace(found, rate=held.rate(found.share), recipient=tuple(map(str, held.recipient)))
-
-    def _ask_all(self, book: "_Book", asks: Sequence["_Ask"], plan: LimitPlan) -> list[Turn]:
-        first = self._ask(book, asks[0], plan)
-        if len(asks) == 1 or not plan.binds:
-            return [first] * len(asks)  # where nothing binds only a frozen account is closed, and to all alike
-        return [first, *book.ask_more(asks[1:], plan, pause_us=self._local.pause_us())]
 
     def _ask(self, book: "_Book", ask: "_Ask", plan: LimitPlan) -> Turn:
         # Calls that this process let go alone are added to the shared count with its first question afterwards.
@@ -280,8 +260,6 @@ class _End:
     account: str
     recipient: str
     took_us: int
-    plan: LimitPlan
-    refusal: Refusal
 
 
 class _Book:
@@ -298,26 +276,12 @@ class _Book:
 
     def ask(self, ask: _Ask, plan: LimitPlan, *, owed: int, pause_us: int) -> tuple[Turn, _Gap | None]:
         """Let the call go or reserve its slot; with a gap, do neither."""
-        arguments = self._asked(ask, plan, owed=owed, pause_us=pause_us)
-        return _turn(self._ask(keys=_keys(ask.account, ask.recipient), args=arguments))
-
-    def ask_more(self, asks: Sequence[_Ask], plan: LimitPlan, *, pause_us: int) -> list[Turn]:
-        """Ask about further calls in one round trip; whatever meets a gap asks again later."""
-        with self._redis.pipeline(transaction=False) as batch:
-            for each in asks:
-                keys = _keys(each.account, each.recipient)
-                arguments = self._asked(each, plan, owed=0, pause_us=pause_us)
-                batch.evalsha(self._ask.sha, len(keys), *keys, *arguments)
-            try:
-                return [_turn(reply)[0] for reply in batch.execute()]
-            except NoScriptError:  # a server that was restarted since the first question: none of these was heard
-                return [self.ask(each, plan, owed=0, pause_us=pause_us)[0] for each in asks]
-
-    def _asked(self, ask: _Ask, plan: LimitPlan, *, owed: int, pause_us: int) -> list[str | int | float]:
         tuning = self._tuning
         times = [microseconds(each) for each in (tuning.horizon, tuning.grace, tuning.kept_free, tuning.first_hold)]
         numbers = [ask.lease_us, plan.concurrent or 0, *times, owed, pause_us, tuning.spread, tuning.growth]
-        return [self._instant_us(), ask.delivery, *numbers, *_flat(plan.account), *_flat(plan.recipient)]
+        spans = (*_flat(plan.account), *_flat(plan.recipient))
+        arguments: list[str | int | float] = [self._instant_us(), ask.delivery, *numbers, *spans]
+        return _turn(self._ask(keys=_keys(ask.account, ask.recipient), args=arguments))
 
     def remember(self, account: str, gap: _Gap, plan: LimitPlan, calls: Iterable[PastCall]) -> bool:
         """Close a gap with what the ledger knows; False when it is not open any more, or another one is."""
@@ -328,20 +292,9 @@ class _Book:
         arguments += [len(flying) // 2, *flying]
         return bool(self._remember(keys=_keys(account, ""), args=arguments))
 
-    def end(self, ends: Sequence[_End]) -> bool:
-        """Free the places in flight and keep what the provider said, in one round trip after the first."""
-        first, *more = ends
-        self._end(keys=_keys(first.account, first.recipient), args=self._ended(first))
-        if more:
-            with self._redis.pipeline(transaction=False) as batch:
-                for each in more:
-                    keys = _keys(each.account, each.recipient)
-                    batch.evalsha(self._end.sha, len(keys), *keys, *self._ended(each))
-                batch.execute()
-        return True
-
-    def _ended(self, end: _End) -> list[str | int | float]:
-        tuning, plan, refusal = self._tuning, end.plan, end.refusal
+    def end(self, end: _End, plan: LimitPlan, refusal: Refusal) -> bool:
+        """Free the place in flight and keep what the provider said."""
+        tuning = self._tuning
         said = [int(refusal.slows), refusal.freeze_us, -1 if refusal.recipient_us is None else refusal.recipient_us]
         times = [microseconds(each) for each in (tuning.first_hold, tuning.horizon)]
         numbers = [end.took_us, plan.concurrent or 0, *said, *times, tuning.first_cut, tuning.cut]
@@ -351,7 +304,9 @@ class _Book:
             microseconds(tuning.cut_memory),
             tuning.growth,
         ]
-        return [self._instant_us(), end.delivery, *numbers, *_flat(plan.account), *_flat(plan.recipient)]
+        spans = (*_flat(plan.account), *_flat(plan.recipient))
+        arguments: list[str | int | float] = [self._instant_us(), end.delivery, *numbers, *spans]
+        return bool(self._end(keys=_keys(end.account, end.recipient), args=arguments))
 
     def status(self, account: str, plan: LimitPlan) -> LimitStatus:
         """Read an account's keys."""

@@ -19,6 +19,7 @@ from delivery.redaction import mask_value
 
 # The library is loaded where there is something for it to do: most processes have no DSN, and start sooner without.
 if TYPE_CHECKING:
+    from sentry_sdk.integrations import Integration
     from sentry_sdk.types import Event, Hint
 
 # Allow-list: a part that a later version of the library adds stays here until somebody looked at it.
@@ -60,11 +61,6 @@ def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bo
     if dsn is None or not dsn.get_secret_value():
         return False
     import sentry_sdk
-    from sentry_sdk.integrations.atexit import AtexitIntegration
-    from sentry_sdk.integrations.celery import CeleryIntegration
-    from sentry_sdk.integrations.dedupe import DedupeIntegration
-    from sentry_sdk.integrations.excepthook import ExcepthookIntegration
-    from sentry_sdk.integrations.threading import ThreadingIntegration
 
     if sentry_sdk.get_client().dsn == dsn.get_secret_value():
         return True  # a worker sets itself up twice; a second client would leave the first one's thread behind
@@ -79,13 +75,7 @@ def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bo
         # Chosen one by one: the automatic ones record arguments, queries, requests and log lines.
         default_integrations=False,
         auto_enabling_integrations=False,
-        integrations=[
-            AtexitIntegration(callback=_be_silent),
-            CeleryIntegration(propagate_traces=False),
-            DedupeIntegration(),
-            ExcepthookIntegration(),
-            ThreadingIntegration(propagate_scope=False),
-        ],
+        integrations=_integrations(),
         data_collection=_NOTHING,
         max_request_body_size="never",
         max_breadcrumbs=0,
@@ -99,6 +89,22 @@ def start_sentry(dsn: SecretStr | None, *, environment: str, release: str) -> bo
         debug=False,
     )
     return True
+
+
+def _integrations() -> "list[Integration]":
+    from sentry_sdk.integrations.atexit import AtexitIntegration
+    from sentry_sdk.integrations.celery import CeleryIntegration
+    from sentry_sdk.integrations.dedupe import DedupeIntegration
+    from sentry_sdk.integrations.excepthook import ExcepthookIntegration
+    from sentry_sdk.integrations.threading import ThreadingIntegration
+
+    return [
+        AtexitIntegration(callback=_be_silent),
+        CeleryIntegration(propagate_traces=False),
+        DedupeIntegration(),
+        ExcepthookIntegration(),
+        ThreadingIntegration(propagate_scope=False),
+    ]
 
 
 def report_error(error: BaseException, facts: Mapping[str, object]) -> None:

@@ -731,3 +731,8 @@ def test_a_set_that_began_before_a_change_counts_for_nothing_after_it(gate):
     gate.ended([Settlement(each, GOOD, 201) for each in late])
 
     assert gate.status("crm:default", "create_lead").state == "open"
+
+
+def test_coroutines_are_refused_because_nothing_would_guard_them():
+    with pytest.raises(NotImplementedError, match="coroutines are not guarded"):
+        breaker_on(LocalCircuit(RULES)).call_async(print)

@@ -155,7 +155,7 @@ def _both(step, sides):
     if action == "ask":
         shared, _ = sides.book.ask(_Ask(str(delivery), sides.account, to, 20 * SECOND), sides.plan, owed=0, pause_us=0)
         return shared, sides.model.ask(str(delivery), to, lease_us=20 * SECOND, now=now)
-    sides.book.end([_End(str(delivery), sides.account, to, 300_000, sides.plan, REFUSALS[action])])
+    sides.book.end(_End(str(delivery), sides.account, to, 300_000), sides.plan, REFUSALS[action])
     sides.model.release(str(delivery), 300_000)
     sides.model.refused(to, REFUSALS[action], now)
     return sides.book.status(sides.account, sides.plan).share, sides.model.status(sides.account, now).share
