@@ -7,15 +7,36 @@ lane takes it claims, admits, calls and settles by the engine's own steps.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum, auto
 from queue import SimpleQueue
 
 from delivery.engine import Engine
 from delivery.outcomes import Deferred
 from delivery.ports import Claimed, Settlement
+
+# A thread that has called for so long stands in line again, behind the calls of other lanes.
+_THREAD_TURN_S = 0.25
+
+
+class Turn(Enum):
+    """How a turn in a lane ended.
+
+    Attributes:
+        BUSY: Another thread of this process is at it, and looks again before it ends.
+        EMPTY: Nothing waits any more.
+        SHUT: A gate is closed, or does not open soon.
+        OVER: Its time is up, and more may wait.
+    """
+
+    BUSY = auto()
+    EMPTY = auto()
+    SHUT = auto()
+    OVER = auto()
 
 
 @dataclass(frozen=True)
@@ -26,92 +47,129 @@ class Lanes:
         calls: Where calls run; shared by all lanes.
         at_once: Calls that one lane keeps under way; a part of what `calls` can carry, so that one slow provider
             leaves room for the others.
+        ahead: Deliveries that a lane holds beside those, so that no place stays free while it claims.
         turn: After this long a lane ends, so that a worker can be told to end, and others have their turn.
-        pause: A lane that was empty is looked at again after this long.
+        patience: A gate that opens within this time is waited for.
         gather: Calls that end within this time of each other are settled together.
     """
 
     engine: Engine
     calls: Executor
-    at_once: int = 32
+    at_once: int = 64
+    ahead: int = 16
     turn: timedelta = timedelta(seconds=5)
-    pause: timedelta = timedelta(milliseconds=100)
+    patience: timedelta = timedelta(seconds=1)
     gather: timedelta = timedelta(milliseconds=5)
     monotonic: Callable[[], float] = time.monotonic
-    _looks_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    pause: Callable[[float], None] = time.sleep
+    # The lanes that are being worked, and whether somebody asked for a look since the last one.
+    _wanted: dict[tuple[str, str], bool] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None]) -> bool:
+    def work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None]) -> Turn:
         """Carry out what waits, until nothing does, a gate closes, or the turn is over.
 
         Args:
             told: Called with each set that was settled.
-
-        Returns:
-            True when the turn is over and more may wait; False also when this lane is busy in another thread, or was
-            empty a moment ago.
 
         Raises:
             LedgerUnavailable: Postgres is away; what was claimed and not settled waits for the end of its lease.
         """
         lane = (account, kind)
         with self._lock:
-            if self.monotonic() < self._looks_at.get(lane, 0.0):
-                return False
-            self._looks_at[lane] = float("inf")
+            is_busy = lane in self._wanted
+            self._wanted[lane] = True
+        if is_busy:
+            return Turn.BUSY
         try:
-            return self._work(account, kind, told)
-        finally:
-            self._looks_at[lane] = self.monotonic() + self.pause.total_seconds()
+            end = self.monotonic() + self.turn.total_seconds()
+            turn = Turn.EMPTY
+            while turn is Turn.EMPTY and self._looks(lane):
+                turn = self._work(account, kind, told, end)
+        except BaseException:
+            self._leave(lane)
+            raise
+        if turn is not Turn.EMPTY:
+            self._leave(lane)
+        return turn
 
-    def _work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None]) -> bool:
-        end = self.monotonic() + self.turn.total_seconds()
+    def _looks(self, lane: tuple[str, str]) -> bool:
+        """Leave the lane, unless somebody asked for a look since the last one."""
+        with self._lock:
+            if self._wanted[lane]:
+                self._wanted[lane] = False
+                return True
+            del self._wanted[lane]
+            return False
+
+    def _leave(self, lane: tuple[str, str]) -> None:
+        with self._lock:
+            del self._wanted[lane]
+
+    def _work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None], end: float) -> Turn:
         flight = _Flight(self, told)
-        has_more = True
+        turn = None
         try:
-            while has_more and not flight.is_stopped and self.monotonic() < end:
-                has_more = self._take(account, kind, flight.wait_for_room(), flight)
+            while turn is None:
+                turn = self._take(account, kind, flight, end)
         finally:
             flight.end()
-        return has_more and not flight.is_stopped
+        return Turn.SHUT if flight.is_stopped else turn
 
-    def _take(self, account: str, kind: str, most: int, flight: "_Flight") -> bool:
-        """Claim and admit a set and begin its calls; return whether there may be more."""
-        free = self.engine.room(account, kind, within=timedelta(), most=most)
+    def _take(self, account: str, kind: str, flight: "_Flight", end: float) -> Turn | None:
+        """Claim and admit a set and begin its calls; return how the turn ends, None when it goes on."""
+        most = flight.wait_for_room()
+        if self.monotonic() >= end:
+            return Turn.OVER
+        waits = self.engine.room(account, kind, within=self.patience, most=most)
+        if flight.is_stopped or not waits:
+            return Turn.SHUT
+        if waits[0]:
+            self.pause(waits[0].total_seconds())
+            return None
         since = self.monotonic()
-        claimed = self.engine.claim_next(account, kind, most=len(free)) if free else []
+        claimed = self.engine.claim_next(account, kind, most=waits.count(timedelta()))
         admitted, turned_back = self.engine.admit(claimed)
-        for each in admitted:
-            flight.begin(each, since)
+        flight.begin(admitted, since)
         if turned_back:
             flight.told(self.engine.conclude([], turned_back))
-        return bool(claimed) and not any(map(_was_turned_back, turned_back))
+        if any(map(_was_turned_back, turned_back)):
+            return Turn.SHUT
+        return None if claimed else Turn.EMPTY
 
 
 class _Flight:
-    """The calls of one lane that are under way, and the thread that settles what has ended while others are begun."""
+    """The calls of one turn in a lane, and the thread that settles what has ended while others are begun."""
 
     def __init__(self, lanes: Lanes, told: Callable[[Sequence[Settlement]], None]) -> None:
         self.told = told
         self.is_stopped = False
         self._lanes = lanes
+        self._ready: deque[tuple[Claimed, float]] = deque()
         self._ended: SimpleQueue[Settlement | None] = SimpleQueue()
         self._room = threading.Condition()
-        self._under_way = self._unsettled = 0
-        self._settler = lanes.calls.submit(self._settle)
+        self._calling = self._unsettled = 0
+        self._settler: Future[None] | None = None
 
-    def begin(self, claimed: Claimed, since: float) -> None:
+    def begin(self, claimed: Sequence[Claimed], since: float) -> None:
+        if not claimed:
+            return
         with self._room:
-            self._under_way += 1
-            self._unsettled += 1
-        self._lanes.calls.submit(self._carry_out, claimed, since)
+            self._ready.extend((each, since) for each in claimed)
+            self._unsettled += len(claimed)
+            more = min(self._lanes.at_once - self._calling, len(self._ready))
+            self._calling += more
+        for _ in range(more):
+            self._lanes.calls.submit(self._call)
+        if self._settler is None:
+            self._settler = self._lanes.calls.submit(self._settle)
 
     def wait_for_room(self) -> int:
-        """Wait until a set is worth its claim, and not too much is unsettled; return how many calls may begin."""
-        most = self._lanes.at_once
+        """Wait until a set is worth its claim, and not too much is unsettled; return how many may be claimed."""
+        most = self._lanes.at_once + self._lanes.ahead
         with self._room:
-            self._room.wait_for(lambda: self._under_way <= most - max(1, most // 4) and self._unsettled <= 2 * most)
-            return most - self._under_way
+            self._room.wait_for(lambda: self._under_way() <= self._lanes.at_once and self._unsettled <= 2 * most)
+            return most - self._under_way()
 
     def end(self) -> None:
         """Wait until everything that was begun is settled.
@@ -119,16 +177,31 @@ class _Flight:
         Raises:
             LedgerUnavailable: Something could not be settled; its lease ends.
         """
+        if self._settler is None:
+            return
         with self._room:
-            self._room.wait_for(lambda: not self._under_way)
+            self._room.wait_for(lambda: not self._under_way())
         self._ended.put(None)
         self._settler.result()
 
-    def _carry_out(self, claimed: Claimed, since: float) -> None:
-        self._ended.put(self._lanes.engine.attempt(claimed, since))
+    def _under_way(self) -> int:
+        return self._calling + len(self._ready)
+
+    def _call(self) -> None:
+        """Carry out one delivery after the other, and stand in line again after a while."""
+        until = time.monotonic() + _THREAD_TURN_S
+        while (mine := self._next()) is not None:
+            self._ended.put(self._lanes.engine.attempt(*mine))
+            if time.monotonic() >= until:
+                self._lanes.calls.submit(self._call)
+                return
+
+    def _next(self) -> tuple[Claimed, float] | None:
         with self._room:
-            self._under_way -= 1
+            mine = self._ready.popleft() if self._ready else None
+            self._calling -= mine is None
             self._room.notify()
+            return mine
 
     def _settle(self) -> None:
         """Settle in sets until the end; a fault stops the lane, and the rest is tried all the same."""

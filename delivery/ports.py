@@ -150,6 +150,7 @@ class Claimed:
         tries: Attempts spent so far for each error code, e.g. {"unavailable": 2}; this attempt not included.
         parks: How often the delivery was put into the fallback queue.
         left: Time until it expires, counted from the claim by the ledger's clock.
+        late: How long it had been due when it was claimed, by the same clock.
     """
 
     order: Order
@@ -158,6 +159,7 @@ class Claimed:
     tries: Mapping[str, int]
     parks: int
     left: timedelta = timedelta.max
+    late: timedelta = timedelta()
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,9 @@ class Hint:
 
     Attributes:
         wait: How long from now; seconds at most.
-        alone: No lane takes it up by itself: it has an order key.
-        account: Whose lane it goes by. Of many hints each account keeps some; those that name none share theirs.
+        alone: No lane takes it up by itself: it has an order key, or may be what kills its worker.
+        account: Whose lane it goes by; empty where nobody knows.
+        leads: Others wait behind it in its lane, and most of them have no hint of their own.
     """
 
     id: UUID
@@ -197,6 +200,7 @@ class Hint:
     wait: timedelta = timedelta()
     alone: bool = False
     account: str = ""
+    leads: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from delivery.ports import Backlog, Hint
 from ledger.database import statement
 from ledger.models import PRIORITIES
-from ledger.order import RUNNING
+from ledger.order import RUNNING, SUSPECT
 from ledger.order_hints import BY_PRIORITY, LANE, NO_LIVE_HINT, due_in_order
 
 
@@ -96,7 +96,7 @@ _TAKE = text(f"""
         ORDER BY d.next_at LIMIT :most FOR UPDATE SKIP LOCKED
       ) f LIMIT :most
     )
-    SELECT d.id, d.priority, d.next_at FROM picked JOIN deliveries d ON d.id = picked.id
+    SELECT d.id, d.priority, d.next_at, {SUSPECT} AS suspect FROM picked JOIN deliveries d ON d.id = picked.id
 """)  # noqa: S608 - pieces of this module and `ledger.order_hints`
 
 _FIRST_READY = text(f"""
@@ -136,9 +136,9 @@ def take(connection: Connection, backlog: Backlog, *, stale: timedelta, waits: S
     keyed = due_in_order(connection, values, most=max(1, most // 2))
     free = connection.execute(_TAKE, values | {"most": most - len(keyed)}).all()
     ordered = sorted([*keyed, *free], key=lambda row: (row.priority, row.next_at))
-    in_order = {row.id for row in keyed}
+    alone = {row.id for row in keyed} | {row.id for row in free if row.suspect}
     hints = [
-        Hint(row.id, backlog.kind, PRIORITIES[row.priority], wait, alone=row.id in in_order)
+        Hint(row.id, backlog.kind, PRIORITIES[row.priority], wait, row.id in alone, backlog.account)
         for row, wait in zip(ordered, waits, strict=False)
     ]
     marks = {"ids": [each.id for each in hints], "waits": [each.wait.total_seconds() for each in hints]}
@@ -150,4 +150,4 @@ def first_ready(engine: Engine, account: str, kind: str) -> list[Hint]:
     """Return an urgent hint for what a lane would take next, so that another turn begins; none when nothing waits."""
     with statement(engine) as connection:
         found = connection.execute(_FIRST_READY, {"account": account, "kind": kind})
-        return [Hint(row.id, kind, "high") for row in found]
+        return [Hint(row.id, kind, "high", account=account, leads=True) for row in found]

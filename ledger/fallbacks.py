@@ -13,13 +13,14 @@ from sqlalchemy import text
 from delivery.commands import Command
 from delivery.ports import NewDelivery
 from ledger.database import transaction
+from ledger.order import TIMES
 from ledger.store import PostgresLedger
 
 _NEEDED = """d.fallback = 1 AND (d.state IN ('dead', 'expired', 'uncertain') OR d.progress IN ('failed', 'bounced'))
       AND d.state IN ('dead', 'expired', 'uncertain', 'succeeded')
       AND (d.state <> 'uncertain' OR d.expires_at <= now())"""
 _FIND = text(f"""
-    SELECT d.*, extract(epoch FROM d.expires_at - now())::float8 AS left_s, payloads.body, people.data_key
+    SELECT d.*, {TIMES}, payloads.body, people.data_key
     FROM deliveries d
     LEFT JOIN payloads ON payloads.delivery_id = d.id LEFT JOIN people ON people.person = d.person
     WHERE {_NEEDED} ORDER BY d.id LIMIT :most

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
-from sqlalchemy import Engine, Row, text
+from sqlalchemy import Engine, text
 
 from delivery.ports import Hint
 from ledger.database import transaction
@@ -33,7 +32,7 @@ _FREE = text(f"""
        SET state = 'ready', next_at = now(), hinted_at = now(),
            expires_at = greatest(d.expires_at, now() + interval '1 hour')
     WHERE d.account = :account AND d.state = 'held' AND NOT {AWAITS_APPROVAL}
-    RETURNING d.id, d.kind, d.priority
+    RETURNING d.id, d.kind, d.priority, d.order_key IS NOT NULL AS in_order
 """)  # noqa: S608 - a piece of `ledger.order`
 _PAUSE_ALL = text("""
     WITH shut AS (
@@ -110,7 +109,10 @@ class Desk:
         """Open an account again, free its held deliveries and end its alerts. Return those deliveries."""
         with transaction(self.engine) as connection:
             connection.execute(_OPEN, {"account": account, "actor": self.actor, "reason": reason})
-            return [_hint(row) for row in connection.execute(_FREE, {"account": account})]
+            freed = connection.execute(_FREE, {"account": account})
+            return [
+                Hint(row.id, row.kind, PRIORITIES[row.priority], alone=row.in_order, account=account) for row in freed
+            ]
 
     def pause_all(self, *, reason: str) -> None:
         """Begin no attempt anywhere from the next claim on; commands are accepted and wait, and no time runs out."""
@@ -156,7 +158,3 @@ class Desk:
         """Drop the ticks of an earlier life, so that readiness waits for a new one."""
         with transaction(self.engine) as connection:
             connection.execute(text("DELETE FROM ticks"))
-
-
-def _hint(row: Row[tuple[UUID, str, int]]) -> Hint:
-    return Hint(row.id, row.kind, PRIORITIES[row.priority])

@@ -40,6 +40,9 @@ _DOUBTFUL = ", ".join(f"'{each}'" for each in sorted(DOUBTFUL_CODES))
 _APPROVABLE = ", ".join(f"'{each}'" for each in sorted(HELD_BECAUSE))
 # Held by its producer's policy, before any attempt: only an approval or a rejection moves it.
 AWAITS_APPROVAL = f"(d.state = 'held' AND coalesce(d.code, '') IN ({_APPROVABLE}))"
+# How long a delivery still has, and how long it has been due.
+TIMES = """extract(epoch FROM d.expires_at - now())::float8 AS left_s,
+                extract(epoch FROM now() - d.next_at)::float8 AS late_s"""
 # Surely without effect so far, so that "canceled" stays a promise: nothing was, is or will be sent.
 CANCELABLE = f"""(d.state IN ('ready', 'waiting', 'held') AND d.resent = 0
           AND NOT jsonb_exists_any(d.tries, ARRAY[{_DOUBTFUL}]))"""

@@ -6,7 +6,7 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 from sqlalchemy import text
 
 from ledger.contacts import OPTED_OUT
-from ledger.order import CANCELABLE, RUNNING, SUSPECT, UNBLOCKED
+from ledger.order import CANCELABLE, RUNNING, SUSPECT, TIMES, UNBLOCKED
 from ledger.order_hints import BY_PRIORITY, LANE
 
 FIND_KEYS = text("""
@@ -147,7 +147,7 @@ _CLAIM = f"""
       WHERE d.id = p.id AND p.held_reason IS NULL AND NOT p.opted_out AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent, extract(epoch FROM d.expires_at - now())::float8 AS left_s
+                d.resent, {TIMES}
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken

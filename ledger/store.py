@@ -237,8 +237,8 @@ class PostgresLedger:
             return None
         doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
         order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)
-        left = timedelta(seconds=row.left_s)
-        return Claimed(order, row.producer, row.fence, row.tries, row.parks, left)
+        left, late = timedelta(seconds=row.left_s), timedelta(seconds=row.late_s)
+        return Claimed(order, row.producer, row.fence, row.tries, row.parks, left, late)
 
     def stored(self, row: Row[Any]) -> dict[str, Any]:
         """Open the payload of a row that has `id`, `person`, `body` and `data_key`.

@@ -43,8 +43,8 @@ FOREIGN_QUEUE = "celery"
 UPKEEP_QUEUE = "upkeep"
 # Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
 WORKER_THREADS = 16
-# Calls that lanes carry beside those, when much waits: two lanes' worth.
-LANE_THREADS = 32
+# Beside those, when much waits: two lanes' worth of calls, each with the thread that settles.
+LANE_THREADS = 2 * (Lanes.at_once + 1)
 _log = structlog.get_logger("entrega.alerts")
 _NOT_RUNNING = "unset, and nothing runs in this folder; start `entrega up` here, or set it"
 

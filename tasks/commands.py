@@ -17,12 +17,13 @@ from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
 from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.lane import Turn
 from delivery.outcomes import Deferred, Rejected, Succeeded
-from delivery.ports import Hint, Order, Settlement
+from delivery.ports import Hint, Settlement
 from ledger.backlogs import first_ready
 from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
-from tasks.hints import RETRY_QUEUE
+from tasks.hints import LANE, RETRY_QUEUE
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -31,6 +32,8 @@ _log = structlog.get_logger(__name__)
 
 PRODUCER = "celery"
 _NOT_SHOWN = "(not shown)"
+# A delivery that was due for so long before a worker took it does not wait alone.
+_LATE = timedelta(milliseconds=50)
 
 message_refused = Signal(name="message_refused", providing_args={"reason"})
 
@@ -139,7 +142,7 @@ class CommandTask(Task):
         if body or isinstance(delivery_id, dict):
             self._accept(body or delivery_id)  # type: ignore[arg-type]  # one of the two is the command
         else:
-            self._attempt(self._id(delivery_id))
+            self._follow(self._id(delivery_id))
 
     def _accept(self, body: Mapping[str, Any]) -> None:
         try:
@@ -149,6 +152,13 @@ class CommandTask(Task):
         else:
             _log.info("accepted", kind=self.name, delivery_id=answer.id, message_id=self.request.id)
 
+    def _follow(self, delivery_id: UUID) -> None:
+        """Take up the lane that a hint leads, or attempt its delivery alone."""
+        account = self.request.get(LANE)
+        if isinstance(account, str) and self._work_lane(account) is not Turn.SHUT:
+            return
+        self._attempt(delivery_id)
+
     def _attempt(self, delivery_id: UUID) -> None:
         ended = self.app.engine.deliver([delivery_id])
         self._call_next(ended)
@@ -156,12 +166,15 @@ class CommandTask(Task):
         for each in ended:
             if (wait := _short_wait(each)) is not None:
                 raise ComeBack(each.outcome.code, wait)
-            self._work_lane(each.claimed.order)
+            if each.claimed.late > _LATE:
+                self._work_lane(each.claimed.order.account)
 
-    def _work_lane(self, order: Order) -> None:
-        """Carry out what waits behind this delivery as well: a message is dearer than a delivery."""
-        if self.app.lanes.work(order.account, self.name, self._settled_in_lane):
-            self.app.hints.send(first_ready(self.app.database, order.account, self.name))
+    def _work_lane(self, account: str) -> Turn:
+        """Carry out what waits behind this message as well: a message is dearer than a delivery."""
+        turn = self.app.lanes.work(account, self.name, self._settled_in_lane)
+        if turn is Turn.OVER:
+            self.app.hints.send(first_ready(self.app.database, account, self.name))
+        return turn
 
     def _settled_in_lane(self, ended: Sequence[Settlement]) -> None:
         self._call_next(ended)

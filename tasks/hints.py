@@ -1,7 +1,8 @@
 """Hints over Celery: a message that holds a delivery id and nothing else."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,13 @@ PRIORITIES: Mapping[str, int] = {"high": 0, "normal": 3, "low": 6}
 RETRY_QUEUE = "retry"
 # What a broker that is away, frozen or refusing raises; kombu wraps some of it and lets the rest through.
 _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
+# The header of a hint that leads a lane; it names the account.
+LANE = "entrega_lane"
 _PULSE_EVERY_S = 1.0
 _CONNECTIONS = 10
-# A worker that got one hint takes up what waits behind it too (`delivery.lane`), so of many at once these are enough;
-# shared by all lanes, and each of them needs some.
-_AT_LEAST, _EACH_AT_LEAST = 8, 2
+# Of many hints at once one in eight leads its lane (`delivery.lane`), and no more than this: enough for every worker to
+# get one. Each lane has two, because one may be lost.
+_EACH, _AT_LEAST, _AT_MOST = 8, 2, 8
 
 
 class CeleryHints:
@@ -120,6 +123,7 @@ class CeleryHints:
             queue=RETRY_QUEUE if hint.wait else self._queues[hint.kind],
             countdown=hint.wait.total_seconds() or None,
             priority=PRIORITIES[hint.priority],
+            headers={LANE: hint.account} if hint.leads else None,
             producer=producer,
         )
 
@@ -129,14 +133,20 @@ class CeleryHints:
 
 
 def _thinned(hints: Iterable[Hint]) -> list[Hint]:
-    """Leave out what lanes find by themselves: of many hints for now a few stay, the first of each lane in any case."""
+    """Leave out what lanes find by themselves: of many hints for now a few stay and lead the others."""
     own: list[Hint] = []
     lanes: dict[tuple[str, str], list[Hint]] = {}
     for each in hints:
-        is_own = each.wait or each.alone or each.priority == "high"
+        is_own = each.wait or each.alone or each.leads or each.priority == "high" or not each.account
         (own if is_own else lanes.setdefault((each.account, each.kind), [])).append(each)
-    wanted = max(_EACH_AT_LEAST, _AT_LEAST // max(1, len(lanes)))
-    return own + [each for lane in lanes.values() for each in lane[:: max(1, len(lane) // wanted)]]
+    return own + [each for lane in lanes.values() for each in _leading(lane)]
+
+
+def _leading(lane: Sequence[Hint]) -> Sequence[Hint]:
+    few = min(_AT_MOST, max(_AT_LEAST, len(lane) // _EACH))
+    if len(lane) <= few:
+        return lane
+    return [replace(lane[len(lane) * place // few], leads=True) for place in range(few)]
 
 
 def _pulse(app: "Entrega") -> Redis | None:

@@ -83,7 +83,7 @@ def _start_fallbacks(app: "Entrega") -> int:
             continue
         second = fallbacks.start(each.id, new)
         if second is not None:
-            hints.append(Hint(second, kind, new.command.options.priority))
+            hints.append(Hint(second, kind, new.command.options.priority, account=new.account))
     app.hints.send(hints)
     return len(hints)
 

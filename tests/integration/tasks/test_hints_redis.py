@@ -39,12 +39,20 @@ def test_a_hint_for_later_waits_where_it_holds_up_nobody_and_counts_as_waiting(h
     assert [each["eta"] is None for each in messages.values()] == [True, False]
 
 
-def test_many_hints_at_once_are_thinned_out_because_lanes_find_the_rest(hints):
-    many = [Hint(new_id(), "create_lead") for _ in range(160)]
+@pytest.mark.parametrize(("many", "few"), [(160, 8), (40, 5), (3, 2)])
+def test_of_many_hints_at_once_a_few_lead_the_lane_that_finds_the_rest(hints, redis, many, few):
+    sent = hints.send([Hint(new_id(), "create_lead", account="crm:default") for _ in range(many)])
 
-    sent = hints.send(many)
+    headers = [json.loads(each)["headers"] for each in redis.lrange("crm\x06\x163", 0, -1)]
+    assert sent == hints.backlog() == few
+    assert [each["entrega_lane"] for each in headers] == ["crm:default"] * few
 
-    assert sent == hints.backlog() == 8
+
+def test_a_hint_by_itself_leads_nobody(hints, redis):
+    hints.send([Hint(new_id(), "create_lead", account="crm:default")])
+
+    (message,) = redis.lrange("crm\x06\x163", 0, -1)
+    assert "entrega_lane" not in json.loads(message)["headers"]
 
 
 def test_of_many_hints_each_account_keeps_some_because_a_lane_finds_those_of_its_own_account_only(hints, redis):
@@ -58,8 +66,10 @@ def test_of_many_hints_each_account_keeps_some_because_a_lane_finds_those_of_its
     assert len(sent) == 80
 
 
-@pytest.mark.parametrize("needed", [{"alone": True}, {"wait": timedelta(seconds=9)}, {"priority": "high"}])
+@pytest.mark.parametrize(
+    "needed", [{"alone": True}, {"wait": timedelta(seconds=9)}, {"priority": "high"}, {"account": ""}]
+)
 def test_hints_that_no_lane_stands_for_all_go_out(hints, needed):
-    sent = hints.send([Hint(new_id(), "create_lead", **needed) for _ in range(40)])
+    sent = hints.send([Hint(new_id(), "create_lead", **({"account": "crm:default"} | needed)) for _ in range(40)])
 
     assert sent == hints.backlog() == 40

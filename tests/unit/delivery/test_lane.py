@@ -7,7 +7,7 @@ import pytest
 from delivery.commands import CreateLead
 from delivery.errors import LedgerUnavailable
 from delivery.ids import new_id
-from delivery.lane import Lanes
+from delivery.lane import Lanes, Turn
 from delivery.outcomes import Deferred, Receipt, Succeeded
 from delivery.ports import Claimed, Order, Settlement
 
@@ -20,13 +20,17 @@ class Works:
 
     def __init__(self, waiting, *, room=99, outcome=None, away_after=None):
         self.waiting, self.free, self.outcome, self.away_after = waiting, room, outcome, away_after
-        self.now, self.asked, self.concluded = 0.0, [], 0
+        self.now, self.asked, self.concluded, self.opens_in = 0.0, [], 0, timedelta()
 
     def clock(self):
         return self.now
 
     def room(self, account, kind, *, within, most):
-        return [timedelta()] * min(most, self.free)
+        return [self.opens_in] * min(most, self.free)
+
+    def wait(self, seconds):
+        self.now += seconds
+        self.opens_in = timedelta()
 
     def claim_next(self, account, kind, *, most):
         if self.away_after is not None and len(self.asked) == self.away_after:
@@ -59,16 +63,17 @@ def calls():
 
 def work(works, calls, **changes):
     told = []
-    lanes = Lanes(works, calls, **({"at_once": 4, "turn": timedelta(days=1), "monotonic": works.clock} | changes))
+    clock = {"monotonic": works.clock, "pause": works.wait}
+    lanes = Lanes(works, calls, **({"at_once": 3, "ahead": 1, "turn": timedelta(days=1)} | clock | changes))
     return lanes.work("crm:default", "create_lead", told.extend), told
 
 
 def test_a_lane_goes_on_until_nothing_waits(calls):
     works = Works(10)
 
-    more, told = work(works, calls)
+    turn, told = work(works, calls)
 
-    assert (more, len(told), works.concluded, works.waiting) == (False, 10, 10, 0)
+    assert (turn, len(told), works.concluded, works.waiting) == (Turn.EMPTY, 10, 10, 0)
 
 
 def test_never_more_than_its_share_is_under_way(calls):
@@ -90,17 +95,26 @@ def test_no_more_is_taken_than_the_gates_let_through(calls):
 def test_nothing_is_claimed_where_a_gate_is_closed(calls):
     works = Works(10, room=0)
 
-    more, told = work(works, calls)
+    turn, told = work(works, calls)
 
-    assert (more, told, works.asked) == (False, [], [])
+    assert (turn, told, works.asked) == (Turn.SHUT, [], [])
+
+
+def test_a_gate_that_opens_soon_is_waited_for(calls):
+    works = Works(10)
+    works.opens_in = timedelta(milliseconds=300)
+
+    turn, told = work(works, calls)
+
+    assert (turn, len(told)) == (Turn.EMPTY, 10)
 
 
 def test_a_lane_ends_when_a_gate_turns_one_back(calls):
     works = Works(100, outcome=SHUT)
 
-    more, told = work(works, calls)
+    turn, told = work(works, calls)
 
-    assert not more
+    assert turn is Turn.SHUT
     assert len(told) <= 8
 
 
@@ -115,30 +129,43 @@ def test_a_lane_goes_on_where_a_gate_turned_back_one_delivery_for_its_own_sake(c
 def test_a_lane_ends_with_its_turn_and_says_that_more_may_wait(calls):
     works = Works(1000)
 
-    more, _ = work(works, calls, turn=timedelta(seconds=20))
+    turn, _ = work(works, calls, turn=timedelta(seconds=20))
 
-    assert more
+    assert turn is Turn.OVER
     assert works.waiting > 900
 
 
-def test_a_lane_that_was_empty_is_left_alone_for_a_moment(calls):
-    works = Works(0)
-    lanes = Lanes(works, calls, monotonic=works.clock, pause=timedelta(seconds=1))
-    lanes.work("crm:default", "create_lead", print)
+class Interrupted(Works):
+    """Somebody asks for the lane while its last claim, which finds nothing, is under way; then one more waits."""
 
-    lanes.work("crm:default", "create_lead", print)
+    def claim_next(self, account, kind, *, most):
+        found = super().claim_next(account, kind, most=most)
+        if not found and self.lanes is not None:
+            lanes, self.lanes = self.lanes, None
+            self.waiting += 1
+            self.answer = lanes.work(account, kind, print)
+        return found
 
-    assert len(works.asked) == 1
+
+def test_who_asks_for_a_busy_lane_is_sent_away_and_it_looks_again(calls):
+    works = Interrupted(2)
+    works.lanes = Lanes(works, calls, monotonic=works.clock)
+
+    turn = works.lanes.work("crm:default", "create_lead", print)
+
+    assert (works.answer, turn, works.waiting, works.concluded) == (Turn.BUSY, Turn.EMPTY, 0, 3)
 
 
-def test_an_empty_lane_says_nothing_of_another_one(calls):
-    works = Works(0)
-    lanes = Lanes(works, calls, monotonic=works.clock, pause=timedelta(seconds=1))
-    lanes.work("crm:default", "create_lead", print)
+def test_a_lane_is_free_again_after_a_fault(calls):
+    works = Works(0, away_after=0)
+    lanes = Lanes(works, calls, monotonic=works.clock)
+    with pytest.raises(LedgerUnavailable):
+        lanes.work("crm:default", "create_lead", print)
+    works.away_after = None
 
-    lanes.work("crm:second", "create_lead", print)
+    turn = lanes.work("crm:default", "create_lead", print)
 
-    assert len(works.asked) == 2
+    assert turn is Turn.EMPTY
 
 
 def test_what_flies_is_written_when_the_ledger_cannot_be_asked_for_more(calls):

@@ -10,8 +10,9 @@ from config.settings import load_settings
 from delivery.errors import FieldIssue, InvalidCommand, LedgerUnavailable
 from delivery.ids import new_id
 from delivery.intake import Answer
+from delivery.lane import Turn
 from delivery.outcomes import Deferred, Receipt, Succeeded
-from tasks import app, create_lead
+from tasks import app, commands, create_lead
 from tasks.commands import ComeBack, QuietRequest, _shown, message_refused
 
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
@@ -35,30 +36,32 @@ class Door:
 class Machine:
     """An engine that ends every delivery in the same way."""
 
-    def __init__(self, outcome=None, callback_url=None):
+    def __init__(self, outcome=None, callback_url=None, late=timedelta()):
         self.outcome = outcome
         self.callback_url = callback_url
+        self.late = late
         self.asked = []
 
     def deliver(self, ids):
         self.asked += ids
         options = SimpleNamespace(order_key=None, callback_url=self.callback_url)
         order = SimpleNamespace(account="crm:default", command=SimpleNamespace(options=options))
-        claimed = SimpleNamespace(tries={}, order=order)
+        claimed = SimpleNamespace(tries={}, order=order, late=self.late)
         return [SimpleNamespace(outcome=self.outcome, claimed=claimed)] if self.outcome else []
 
 
 class Lane:
     """A lane where these settlements end, and keeps who asked for it."""
 
-    def __init__(self, *ended):
+    def __init__(self, *ended, turn=Turn.EMPTY):
         self.ended = ended
+        self.turn = turn
         self.asked = []
 
     def work(self, account, kind, told):
         self.asked.append((account, kind))
         told(self.ended)
-        return False
+        return self.turn
 
 
 class Voice:
@@ -106,12 +109,12 @@ def run(*args, task_id="m1", **kwargs):
         create_lead.pop_request()
 
 
-def attempt(monkeypatch, outcome, *, lane=None, callback_url=None, hints=None):
-    machine = Machine(outcome, callback_url)
+def attempt(monkeypatch, outcome, *, lane=None, callback_url=None, hints=None, late=timedelta(), **headers):
+    machine = Machine(outcome, callback_url, late)
     monkeypatch.setitem(app.__dict__, "engine", machine)
     monkeypatch.setitem(app.__dict__, "lanes", lane or Lane())
     monkeypatch.setitem(app.__dict__, "hints", hints or Voice())
-    create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0)
+    create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0, **headers)
     try:
         create_lead.carry_out(ID, (), {})
     finally:
@@ -336,12 +339,46 @@ def test_each_command_task_retries_by_itself_with_backoff_and_jitter(name):
     assert (task.retry_backoff, task.retry_jitter, task.max_retries) == (True, True, None)
 
 
-def test_what_waits_behind_a_delivery_is_carried_out_with_it(monkeypatch):
+@pytest.mark.parametrize(("late_ms", "asked"), [(0, []), (500, [("crm:default", "create_lead")])])
+def test_what_waits_behind_a_delivery_that_had_to_wait_is_carried_out_with_it(monkeypatch, late_ms, asked):
     lane = Lane()
 
-    attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane)
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, late=timedelta(milliseconds=late_ms))
 
-    assert lane.asked == [("crm:default", "create_lead")]
+    assert lane.asked == asked
+
+
+@pytest.mark.parametrize("turn", [Turn.EMPTY, Turn.BUSY])
+def test_a_hint_that_leads_a_lane_takes_no_way_of_its_own(monkeypatch, turn):
+    lane = Lane(turn=turn)
+
+    machine = attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, entrega_lane="crm:second")
+
+    assert lane.asked == [("crm:second", "create_lead")]
+    assert machine.asked == []
+
+
+def test_where_a_gate_shuts_the_lane_its_hint_waits_for_its_own_slot(monkeypatch):
+    machine = attempt(monkeypatch, None, lane=Lane(turn=Turn.SHUT), entrega_lane="crm:default")
+
+    assert [str(each) for each in machine.asked] == [ID]
+
+
+def test_a_turn_that_is_over_asks_for_the_next_one(monkeypatch):
+    monkeypatch.setattr(commands, "first_ready", lambda _, account, kind: [f"{kind} of {account}"])
+    monkeypatch.setitem(app.__dict__, "database", None)
+
+    attempt(monkeypatch, None, lane=Lane(turn=Turn.OVER), entrega_lane="crm:default")
+
+    assert app.hints.sent == ["create_lead of crm:default"]
+
+
+def test_a_lane_of_a_foreign_client_that_is_no_name_is_not_taken_up(monkeypatch):
+    lane = Lane()
+
+    attempt(monkeypatch, None, lane=lane, entrega_lane=["crm:default"])
+
+    assert lane.asked == []
 
 
 @pytest.mark.parametrize(
@@ -358,6 +395,6 @@ def test_what_a_lane_could_not_carry_out_comes_back_by_a_hint_of_its_own(monkeyp
     order = SimpleNamespace(delivery_id=new_id(), command=SimpleNamespace(options=options))
     ended = SimpleNamespace(outcome=outcome, claimed=SimpleNamespace(tries={}, order=order))
 
-    attempt(monkeypatch, Succeeded(Receipt("1")), lane=Lane(ended))
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane=Lane(ended), entrega_lane="crm:default")
 
     assert [each.wait for each in app.hints.sent] == hinted
