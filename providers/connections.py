@@ -74,6 +74,7 @@ class _Connection(HTTPConnection):
 
     response_class = _TimedResponse
     _used_at = -math.inf
+    _held: bytearray | None = None
 
     def __init__(self, *args: Any, reach: Callable[[str, int], Sequence[str]] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -102,6 +103,21 @@ class _Connection(HTTPConnection):
             return super()._new_conn()
         finally:
             self._dns_host = name
+
+    def request(self, *args: Any, **options: Any) -> None:
+        """Send head and body together; urllib3 gives each a packet, and a second trip into the kernel."""
+        self._held = whole = bytearray()
+        try:
+            super().request(*args, **options)
+        finally:
+            self._held = None
+        self.send(whole)
+
+    def send(self, data: Any) -> None:
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held += data
 
     @property
     def is_connected(self) -> bool:

@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError
 
 from config.policy import Timeouts, Verdict
@@ -300,3 +302,19 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: object, url: str, verify: object, cert: object) -> None:
         """Leave trust to our context: requests would load its own authorities into it at every connection."""
+
+    # What follows leaves out what no call here uses, proxies and cookies: a fifth of a call's CPU.
+
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *_: object, **__: object) -> Any:
+        parts = urlsplit(request.url or "")
+        return self.poolmanager.connection_from_host(parts.hostname, parts.port, parts.scheme)
+
+    def request_url(self, request: requests.PreparedRequest, proxies: object) -> str:  # noqa: ARG002 - the signature of requests
+        path = request.path_url
+        return f"/{path.lstrip('/')}" if path.startswith("//") else path
+
+    def build_response(self, request: requests.PreparedRequest, resp: BaseHTTPResponse) -> requests.Response:
+        response = requests.Response()
+        response.request, response.raw = request, resp
+        response.status_code, response.headers = resp.status, CaseInsensitiveDict(resp.headers)
+        return response
