@@ -17,6 +17,9 @@ from delivery.judging import LEASE_MARGIN, judge, lease
 from delivery.outcomes import Deferred, Receipt
 from delivery.ports import Claimed, Gate, Ledger, Provider, Settlement, Teller
 
+# For so long a call that was let go with its set may begin: a pacer that was far from its limits then still is.
+_PACED_FOR_S = 0.5
+
 
 class _OwnFault(Ambiguous):
     """Our own code failed between claim and answer, and nobody knows whether the request had left by then."""
@@ -35,7 +38,7 @@ class Engine:
         specs: One for each service, e.g. {"crm": ...}.
         gates: Asked in order after a claim; the first closed one defers the attempt without burning it.
         pacer: The last gate, asked for each call right before it: a rate is kept where calls begin, and those of a set
-            do not begin when the set is claimed.
+            do not begin when the set is claimed. Only far from its limits a set may ask at once.
         worker: This process's name, for the attempt rows.
         settle_waits: Pauses between tries to write an outcome while the ledger is away.
     """
@@ -66,14 +69,17 @@ class Engine:
         """Take what waits for one account; see `delivery.ports.Ledger.claim_next`."""
         return self.ledger.claim_next(account, kind, most=most, worker=self.worker, leases=self._leases())
 
-    def admit(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], list[Settlement]]:
-        """Ask every gate but the pacer about claimed deliveries.
+    def admit(self, claimed: Sequence[Claimed], *, paced: bool = False) -> tuple[list[Claimed], list[Settlement]]:
+        """Ask the gates about claimed deliveries.
+
+        Args:
+            paced: Ask the pacer as well, so that `attempt` need not.
 
         Returns:
             Those that may go, and how the others ended: deferred, and no attempt burned.
         """
         going, turned_back = list(claimed), list[Settlement]()
-        for place, gate in enumerate(self.gates):
+        for place, gate in enumerate(self._all_gates() if paced else self.gates):
             answers = list(zip(going, gate.closed(going) if going else (), strict=True))
             back = [Settlement(each, shut) for each, shut in answers if shut]
             if back:
@@ -101,9 +107,11 @@ class Engine:
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:
         """Foresee when attempts would find every gate open; see `delivery.ports.Gate.room`."""
-        gates = [*self.gates, self.pacer] if self.pacer else self.gates
-        foreseen = [gate.room(account, kind, within=within, most=most) for gate in gates]
+        foreseen = [gate.room(account, kind, within=within, most=most) for gate in self._all_gates()]
         return [max(waits) for waits in zip([timedelta()] * most, *foreseen, strict=False)]
+
+    def _all_gates(self) -> Sequence[Gate]:
+        return [*self.gates, self.pacer] if self.pacer else self.gates
 
     def _settle(self, settlements: Sequence[Settlement]) -> set[UUID]:
         # A receipt in hand is worth waiting for the ledger: dropping it would leave the delivery uncertain. The waits
@@ -118,17 +126,19 @@ class Engine:
     def _leases(self) -> dict[str, timedelta]:
         return {kind: lease(operation) for spec in self.specs.values() for kind, operation in spec.operations.items()}
 
-    def attempt(self, claimed: Claimed, since: float) -> Settlement:
+    def attempt(self, claimed: Claimed, since: float, *, paced: bool = False) -> Settlement:
         """Call, when the pacer lets it, and judge one delivery that `admit` let go; never raises.
 
         Args:
             since: Monotonic seconds of this engine's clock, from before the claim.
+            paced: `admit` asked the pacer; it is asked again when that was long ago.
         """
         if self.pacer is None:
             return self._in_time(claimed, since)
-        (shut,) = self.pacer.closed([claimed])
-        if shut:
-            return Settlement(claimed, shut)
+        if not paced or self.monotonic() - since >= _PACED_FOR_S:
+            (shut,) = self.pacer.closed([claimed])
+            if shut:
+                return Settlement(claimed, shut)
         settlement = self._in_time(claimed, since)
         self.pacer.ended([settlement])
         return settlement

@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum, auto
+from functools import partial
 from queue import SimpleQueue
 
 from delivery.engine import Engine
@@ -21,6 +22,8 @@ from delivery.ports import Claimed, Settlement
 
 # A thread that has called for so long stands in line again, behind the calls of other lanes.
 _THREAD_TURN_S = 0.25
+# Where so many times what a lane can hold would find room, its sets ask the pacer at once: nothing is near a limit.
+_AMPLE = 2
 
 
 class Turn(Enum):
@@ -56,7 +59,7 @@ class Lanes:
     engine: Engine
     calls: Executor
     at_once: int = 64
-    ahead: int = 16
+    ahead: int = 32
     turn: timedelta = timedelta(seconds=5)
     patience: timedelta = timedelta(seconds=1)
     gather: timedelta = timedelta(milliseconds=5)
@@ -121,16 +124,17 @@ class Lanes:
         most = flight.wait_for_room()
         if self.monotonic() >= end:
             return Turn.OVER
-        waits = self.engine.room(account, kind, within=self.patience, most=most)
+        ample = _AMPLE * (self.at_once + self.ahead)
+        waits = self.engine.room(account, kind, within=self.patience, most=ample)
         if flight.is_stopped or not waits:
             return Turn.SHUT
         if waits[0]:
             self.pause(waits[0].total_seconds())
             return None
-        since = self.monotonic()
-        claimed = self.engine.claim_next(account, kind, most=waits.count(timedelta()))
-        admitted, turned_back = self.engine.admit(claimed)
-        flight.begin(admitted, since)
+        free, since = waits.count(timedelta()), self.monotonic()
+        claimed = self.engine.claim_next(account, kind, most=min(most, free))
+        admitted, turned_back = self.engine.admit(claimed, paced=free == ample)
+        flight.begin(admitted, since, paced=free == ample)
         if turned_back:
             flight.told(self.engine.conclude([], turned_back))
         if any(map(_was_turned_back, turned_back)):
@@ -145,17 +149,17 @@ class _Flight:
         self.told = told
         self.is_stopped = False
         self._lanes = lanes
-        self._ready: deque[tuple[Claimed, float]] = deque()
+        self._ready: deque[Callable[[], Settlement]] = deque()
         self._ended: SimpleQueue[Settlement | None] = SimpleQueue()
         self._room = threading.Condition()
         self._calling = self._unsettled = 0
         self._settler: Future[None] | None = None
 
-    def begin(self, claimed: Sequence[Claimed], since: float) -> None:
+    def begin(self, claimed: Sequence[Claimed], since: float, *, paced: bool) -> None:
         if not claimed:
             return
         with self._room:
-            self._ready.extend((each, since) for each in claimed)
+            self._ready.extend(partial(self._lanes.engine.attempt, each, since, paced=paced) for each in claimed)
             self._unsettled += len(claimed)
             more = min(self._lanes.at_once - self._calling, len(self._ready))
             self._calling += more
@@ -190,18 +194,18 @@ class _Flight:
     def _call(self) -> None:
         """Carry out one delivery after the other, and stand in line again after a while."""
         until = time.monotonic() + _THREAD_TURN_S
-        while (mine := self._next()) is not None:
-            self._ended.put(self._lanes.engine.attempt(*mine))
+        while (attempt := self._next()) is not None:
+            self._ended.put(attempt())
             if time.monotonic() >= until:
                 self._lanes.calls.submit(self._call)
                 return
 
-    def _next(self) -> tuple[Claimed, float] | None:
+    def _next(self) -> Callable[[], Settlement] | None:
         with self._room:
-            mine = self._ready.popleft() if self._ready else None
-            self._calling -= mine is None
+            attempt = self._ready.popleft() if self._ready else None
+            self._calling -= attempt is None
             self._room.notify()
-            return mine
+            return attempt
 
     def _settle(self) -> None:
         """Settle in sets until the end; a fault stops the lane, and the rest is tried all the same."""

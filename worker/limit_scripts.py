@@ -90,11 +90,12 @@ end
 ASK = (
     _SHARED
     + """
-local now, id, lease, cap = instant(), argument(), number(), number()
+local now, cap = instant(), number()
 local horizon, grace, kept_free, first_hold, owed = number(), number(), number(), number(), number()
 local pause, spread = number(), number()
 growth = number()
 local early = 1000
+local id, lease
 
 local function real(s, v)
   local ahead, full, slope = v - s.virtual_at, rise(s), growth / 1000000
@@ -230,15 +231,11 @@ local function gap_of(s, run)
   return {-2, closes and 1 or 0, gap, now - tonumber(string.match(gap, ':(%d+)'))}
 end
 
-local a, r = load(1, windows()), load(5, windows())
+local a, of_recipients = load(1, windows()), windows()
 a.name, a.frozen, a.slows, a.blank = 'account', 'frozen', true, 0
-r.name, r.frozen, r.blank = 'recipient', 'recipient_frozen', a.since
-if #a.windows + #r.windows + cap > 0 then
+if #a.windows + #of_recipients + cap > 0 then
   local run = other_run(a)
   if run then return gap_of(a, run) end
-end
-for i, w in ipairs(r.windows) do
-  if w.burst > 0 and r.blank > 0 then r.full[i] = math.max(r.full[i], r.blank + w.burst * w.plan / w.calls) end
 end
 if owed > 0 then count(a, owed) end
 if now + pause > a.at and pause > 0 then
@@ -246,38 +243,55 @@ if now + pause > a.at and pause > 0 then
   save(a, now, horizon)
 end
 
-local account, person = look(a), look(r)
-local crowded
-if cap > 0 then
+local function recipient(first)
+  local r = load(first, of_recipients)
+  r.name, r.frozen, r.blank = 'recipient', 'recipient_frozen', a.since
+  for i, w in ipairs(r.windows) do
+    if w.burst > 0 and r.blank > 0 then r.full[i] = math.max(r.full[i], r.blank + w.burst * w.plan / w.calls) end
+  end
+  return r
+end
+
+local function crowd()
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', whole(now))
   local flying = redis.call('ZCARD', KEYS[4])
   if redis.call('ZSCORE', KEYS[4], id) then flying = flying - 1 end
-  if flying + (a.own and 0 or a.waiting) >= cap then
-    local ahead = a.waiting
-    if a.own then ahead = redis.call('ZCOUNT', a.queue, '-inf', whole(virtual(a, now))) - 1 end
-    crowded = now + math.ceil((a.hold or first_hold) * (math.max(0, ahead) + 1) / cap)
-  end
+  if flying + (a.own and 0 or a.waiting) < cap then return nil end
+  local ahead = a.waiting
+  if a.own then ahead = redis.call('ZCOUNT', a.queue, '-inf', whole(virtual(a, now))) - 1 end
+  return now + math.ceil((a.hold or first_hold) * (math.max(0, ahead) + 1) / cap)
 end
 
-if account.go and person.go and not crowded then
-  drop(a)
-  drop(r)
-  count(a, 1)
-  count(r, 1)
-  if cap > 0 then
-    redis.call('ZADD', KEYS[4], whole(now + lease), id)
-    keep(KEYS[4], lease + 1000000)
+local function turn(r)
+  local account, person = look(a), look(r)
+  local crowded = cap > 0 and crowd()
+  if account.go and person.go and not crowded then
+    drop(a)
+    drop(r)
+    count(a, 1)
+    count(r, 1)
+    if cap > 0 then
+      redis.call('ZADD', KEYS[4], whole(now + lease), id)
+      keep(KEYS[4], lease + 1000000)
+    end
+    return {-1, 0, '', 0}
   end
-  return {-1, 0, '', 0}
+
+  if cap > 0 then redis.call('ZREM', KEYS[4], id) end
+  if crowded and crowded > account.slot then account = {slot = crowded, cause = 'concurrent', index = 0} end
+  local latest = account.slot >= person.slot and account or person
+  local kept = latest.slot - now <= horizon
+  if kept then place(r, latest.slot) else drop(r) end
+  if kept and latest == account then place(a, latest.slot) else drop(a) end
+  return {latest.slot - now, kept and 1 or 0, latest.cause, latest.index}
 end
 
-if cap > 0 then redis.call('ZREM', KEYS[4], id) end
-if crowded and crowded > account.slot then account = {slot = crowded, cause = 'concurrent', index = 0} end
-local latest = account.slot >= person.slot and account or person
-local kept = latest.slot - now <= horizon
-if kept then place(r, latest.slot) else drop(r) end
-if kept and latest == account then place(a, latest.slot) else drop(a) end
-return {latest.slot - now, kept and 1 or 0, latest.cause, latest.index}
+local turns = {}
+for first = 5, #KEYS, 3 do
+  id, lease = argument(), number()
+  turns[#turns + 1] = turn(recipient(first))
+end
+return turns
 """
 )
 

@@ -17,7 +17,8 @@ from delivery.ids import new_id
 from delivery.limiter import PastCall
 from delivery.ports import Claimed, Order
 from sandbox.valkey import ValkeyServer
-from worker.limits import LimitRules, SharedLimiter, _Gap
+from worker.limit_book import Gap
+from worker.limits import LimitRules, SharedLimiter
 
 SECOND = 1_000_000
 EXCESS = Excess(signals=("429",), strategy="slow down", retry_after_cap=timedelta(seconds=90))
@@ -178,7 +179,7 @@ def test_a_gap_that_another_one_followed_is_not_closed_with_old_knowledge(ground
     plan = limiter._plans["crm"]
 
     closed = [
-        limiter._book.remember(ground.account, _Gap(name, 0, closes=True), plan, [])
+        limiter._book.remember(ground.account, Gap(name, 0, closes=True), plan, [])
         for name in (f"{run}:{int(since) - 1}", f"{'0' * 40}:{since}", f"{run}:{since}", f"{run}:{since}")
     ]
 

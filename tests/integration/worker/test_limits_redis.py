@@ -30,7 +30,8 @@ from delivery.outcomes import Deferred, Receipt, Succeeded, Usage
 from delivery.ports import Claimed, Order, Settlement
 from sandbox.valkey import ValkeyServer
 from worker import limit_fallback
-from worker.limits import LimitRules, SharedLimiter, _Ask, _Book, _End
+from worker.limit_book import Ask, Book, End
+from worker.limits import LimitRules, SharedLimiter
 
 SECOND = 1_000_000
 TUNING = Tuning()
@@ -117,6 +118,7 @@ steps = st.lists(
         st.integers(0, 30),
         st.integers(0, 2),
         st.integers(0, 2 * SECOND),
+        st.integers(1, 4),
     ),
     min_size=1,
     max_size=80,
@@ -138,8 +140,8 @@ def test_the_script_and_the_model_give_the_same_answers(redis, steps, values):
     name = f"crm:m{next(names)}"
     own = LimitPlan.of(limits(**values), TUNING)
     clock = SimpleNamespace(now=1_790_000_000 * SECOND)
-    book, model = _Book(redis, TUNING, lambda: clock.now), MemoryLimiter(own, TUNING)
-    _, gap = book.ask(_Ask("first", name, "r0", SECOND), own, owed=0, pause_us=0)
+    book, model = Book(redis, TUNING, lambda: clock.now), MemoryLimiter(own, TUNING)
+    _, gap = book.ask([Ask("first", name, "r0", SECOND)], own, owed=0, pause_us=0)
     book.remember(name, gap, own, [])
     sides = SimpleNamespace(book=book, model=model, plan=own, account=name, clock=clock)
 
@@ -149,13 +151,15 @@ def test_the_script_and_the_model_give_the_same_answers(redis, steps, values):
 
 
 def _both(step, sides):
-    action, delivery, person, passed = step
+    action, delivery, person, passed, many = step
     sides.clock.now += passed
     now, to = sides.clock.now, f"r{person}"
     if action == "ask":
-        shared, _ = sides.book.ask(_Ask(str(delivery), sides.account, to, 20 * SECOND), sides.plan, owed=0, pause_us=0)
-        return shared, sides.model.ask(str(delivery), to, lease_us=20 * SECOND, now=now)
-    sides.book.end(_End(str(delivery), sides.account, to, 300_000), sides.plan, REFUSALS[action])
+        calls = [(str(delivery + n), f"r{(person + n) % 3}") for n in range(many)]
+        asks = [Ask(each, sides.account, whom, 20 * SECOND) for each, whom in calls]
+        shared, _ = sides.book.ask(asks, sides.plan, owed=0, pause_us=0)
+        return shared, [sides.model.ask(each, whom, lease_us=20 * SECOND, now=now) for each, whom in calls]
+    sides.book.end(End(str(delivery), sides.account, to, 300_000), sides.plan, REFUSALS[action])
     sides.model.release(str(delivery), 300_000)
     sides.model.refused(to, REFUSALS[action], now)
     return sides.book.status(sides.account, sides.plan).share, sides.model.status(sides.account, now).share
@@ -496,7 +500,7 @@ def test_where_nothing_binds_a_stop_that_another_worker_met_is_known_a_moment_la
     assert (went, here.closed([claimed(account)])[0].code) == ([None], "limited")
 
 
-def test_a_set_whose_script_the_server_forgot_half_way_is_counted_once(redis, account):
+def test_a_set_whose_script_the_server_forgot_is_counted_once(redis, account):
     limiter = gate(redis, other=(window(8, 10, 8),))
     asked = limiter._book.ask
 

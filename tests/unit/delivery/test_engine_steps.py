@@ -61,8 +61,10 @@ class Door:
     def __init__(self, shut=None):
         self.shut = shut
         self.learnt = []
+        self.asked = 0
 
     def closed(self, claimed):
+        self.asked += 1
         return [self.shut for _ in claimed]
 
     def ended(self, settlements):
@@ -216,3 +218,14 @@ def test_what_the_pacer_let_go_too_late_frees_its_place(book):
     (ended,) = engine(book, crm, pacer=pacer, monotonic=lambda: next(clock)).deliver([new_id()])
 
     assert (ended.outcome.code, pacer.learnt, crm.orders) == ("too_late", [ended], [])
+
+
+@pytest.mark.parametrize(("waited_s", "asked"), [(0.4, 1), (0.6, 2)])
+def test_what_was_let_go_with_its_set_asks_again_only_after_a_while(book, waited_s, asked):
+    pacer, crm = Door(), Crm(Receipt("LEAD-1"))
+    machine = engine(book, crm, pacer=pacer, monotonic=lambda: waited_s)
+
+    going, turned_back = machine.admit([book.claimed], paced=True)
+    machine.attempt(going[0], 0.0, paced=True)
+
+    assert (turned_back, pacer.asked, len(crm.orders)) == ([], asked, 1)

@@ -20,7 +20,7 @@ class Works:
 
     def __init__(self, waiting, *, room=99, outcome=None, away_after=None):
         self.waiting, self.free, self.outcome, self.away_after = waiting, room, outcome, away_after
-        self.now, self.asked, self.concluded, self.opens_in = 0.0, [], 0, timedelta()
+        self.now, self.asked, self.concluded, self.opens_in, self.paced = 0.0, [], 0, timedelta(), set()
 
     def clock(self):
         return self.now
@@ -41,11 +41,12 @@ class Works:
         orders = [Order(new_id(), account, LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)) for _ in range(taken)]
         return [Claimed(each, "t", 1, {}, 0, timedelta.max) for each in orders]
 
-    def attempt(self, claimed, since):
+    def attempt(self, claimed, since, *, paced):
         self.now += 1
+        self.paced.add(paced)
         return Settlement(claimed, self.outcome or Succeeded(Receipt("1")))
 
-    def admit(self, claimed):
+    def admit(self, claimed, *, paced):
         if not isinstance(self.outcome, Deferred):
             return claimed, []
         return [], [Settlement(each, self.outcome) for each in claimed]
@@ -90,6 +91,15 @@ def test_no_more_is_taken_than_the_gates_let_through(calls):
     work(works, calls)
 
     assert set(works.asked) == {2}
+
+
+@pytest.mark.parametrize(("room", "at_once"), [(7, False), (8, True)])
+def test_a_set_asks_the_pacer_at_once_only_where_twice_as_much_as_a_lane_holds_would_find_room(calls, room, at_once):
+    works = Works(3, room=room)
+
+    work(works, calls)
+
+    assert works.paced == {at_once}
 
 
 def test_nothing_is_claimed_where_a_gate_is_closed(calls):
