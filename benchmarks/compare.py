@@ -24,6 +24,7 @@ from benchmarks.rivals.cases import CASES, Case, Shape
 from benchmarks.rivals.measuring import Figures, Numbers, measure, medians
 from benchmarks.rivals.showing import draw, show
 from benchmarks.rivals.stage import ROOT, CaseFailedError, staged
+from delivery.lane import Lanes
 from sandbox.doors import SandboxError
 
 _RESULTS = Path(__file__).parent / "results" / "rivals.json"
@@ -84,7 +85,7 @@ def _run(arguments: Sequence[str] | None) -> Run:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--processes", type=int, default=2, help="worker processes of each system")
-    parser.add_argument("--threads", type=int, default=32, help="calls in flight in each process")
+    parser.add_argument("--threads", type=int, default=Lanes.at_once, help="calls in flight in each process")
     parser.add_argument("--latencies", type=int, nargs="+", default=[0, 100], help="of the provider, in ms")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, help="only these; keeps nothing")
     parser.add_argument("--python", type=Path, default=_RIVALS_PYTHON, help="with the packages of the rivals")

@@ -68,7 +68,10 @@ _QUIET = ("--without-gossip", "--without-mingle")
 
 
 def _entrega(shape: Shape) -> tuple[Part, ...]:
-    """Return what `entrega up` starts, without the web page: nobody submits through it here."""
+    """Return what `entrega up` starts, without the web page: nobody submits through it here.
+
+    A lane keeps `delivery.lane.Lanes.at_once` calls in flight in each process, whatever the shape says.
+    """
     worker = ("-m", "celery", "-A", "worker", "worker", "--loglevel=INFO", *_QUIET)
     beat = ("-m", "celery", "-A", "worker", "beat", "--loglevel=INFO", "--pidfile=beat.pid")
     workers = [
