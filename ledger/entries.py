@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from delivery.ids import first_id
 from delivery.ports import NewDelivery
 from delivery.producers import HELD_BECAUSE
@@ -85,7 +87,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         "hold": int(new.hold_uncertain),
         "person": _bytea(entry.person),
         "recipient": new.recipient,
-        "body": _bytea(seal(data_key.key, canonical(entry.stored).encode(), payload_place(new.id))),
+        "body": _bytea(seal(data_key.key, to_json(entry.stored), payload_place(new.id))),
         "order_key": order_key,
         "fallback": int(options.fallback is not None),
         "endpoint_id": entry.endpoint and str(entry.endpoint),
@@ -122,5 +124,5 @@ def _bytea(value: bytes) -> str:
 
 
 def canonical(value: object) -> str:
-    """Return JSON that is the same for equal values: what is hashed and sealed."""
+    """Return JSON that is the same for equal values: what is hashed."""
     return _CANONICAL.encode(value)

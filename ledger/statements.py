@@ -3,11 +3,17 @@
 Every change is a compare-and-set on state and fence, and writes its attempt or audit row in the same transaction.
 """
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from ledger.contacts import OPTED_OUT
 from ledger.order import CANCELABLE, RUNNING, SUSPECT, UNBLOCKED
 from ledger.order_hints import BY_PRIORITY, LANE
+
+
+def _short(sql: str) -> TextClause:
+    """Return a statement without its indentation: psycopg reads one of more than 4096 characters anew at each call."""
+    return text(" ".join(sql.split()))
+
 
 FIND_KEYS = text("""
     SELECT i.producer, i.key, i.body_hash, d.id, d.state, d.next_at
@@ -27,7 +33,7 @@ POINT_KEYS = text("""
 # an index that ends after as many rows as are too many: what one statement does not see yet, the next one counts.
 # The rows travel as one JSON text: 26 arrays took a sixth of a bulk submit to write.
 # NOT IN is looked up in a hash, whatever the planner expects: a count for each row made 10,000 of them quadratic.
-OPEN = text("""
+OPEN = _short("""
     WITH new AS (
       SELECT * FROM ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS (
         id uuid, kind text, account text, producer text, priority smallint, send_at timestamptz, expires_at timestamptz,
