@@ -22,7 +22,7 @@ from delivery.producers import HELD_BECAUSE, LOOPING
 from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
-from ledger.database import statement, transaction
+from ledger.database import fetch, statement, transaction
 from ledger.endpoints import PostgresEndpoints
 from ledger.entries import Entry, Key, canonical, new_row, payload_place, split_repeats, wanted_keys
 from ledger.sealing import Unreadable, unseal
@@ -197,7 +197,7 @@ class PostgresLedger:
             earlier[same] += 1
         wanted = [key for each in entries for key in wanted_keys(each)]
         values = {"rows": to_json(rows).decode(), "wanted": to_json(wanted).decode()} | _LOOP
-        found = {row.id: row for row in connection.execute(sql.OPEN, values)}
+        found = {row.id: row for row in fetch(connection, sql.OPEN, values)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
                 self.vault.remember(each.person, data_keys[each.person])
@@ -330,7 +330,7 @@ def _repeat_of(first: Opened, *, same_body: bool) -> Opened:
     return replace(first, fresh=False, same_body=same_body, refusal=None if first.fresh else first.refusal)
 
 
-def _fresh(row: Row[Any]) -> Opened:
+def _fresh(row: Any) -> Opened:
     refusal = ProducerRefused(LOOPING) if row.looped else None
     return Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at, refusal=refusal)
 
