@@ -288,7 +288,7 @@ def _mask_card(found: re.Match[str]) -> str:
 
 
 def _digits(text: str) -> str:
-    return "".join(each for each in text if each.isdigit())
+    return "".join(filter(str.isdigit, text))
 
 
 def _passes_luhn(digits: str) -> bool:

@@ -76,7 +76,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
     options = new.command.options
     loop = new.policy.loop
     return {
-        "id": str(new.id),
+        "id": new.id,
         "kind": new.command.kind,
         "account": new.account,
         "producer": new.producer,
@@ -90,7 +90,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         "body": _bytea(seal(data_key.key, to_json(entry.stored), payload_place(new.id))),
         "order_key": order_key,
         "fallback": int(options.fallback is not None),
-        "endpoint_id": entry.endpoint and str(entry.endpoint),
+        "endpoint_id": entry.endpoint,
         "data_key": _bytea(data_key.wrapped),
         "data_key_is_new": data_key.is_new,
         "marketing": int(new.command.is_marketing),
@@ -99,7 +99,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         "held_code": new.held_code,
         "held_reason": HELD_BECAUSE[new.held_code] if new.held_code else None,
         "same_most": loop.most if loop else None,
-        "same_since": str(first_id(before=new.id, span=loop.within if loop else timedelta())),
+        "same_since": first_id(before=new.id, span=loop.within) if loop else None,
         "same_earlier": same_earlier,
         "may_be_refused": new.origin is None,
     }
@@ -109,7 +109,7 @@ def wanted_keys(entry: Entry) -> list[dict[str, Any]]:
     """Return the keys that a delivery must win, as the OPEN statement reads them from JSON."""
     return [
         {
-            "id": str(entry.new.id),
+            "id": entry.new.id,
             "producer": producer,
             "key": key,
             "body_hash": _bytea(body_hash),
