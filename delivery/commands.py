@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from pydantic import (
@@ -33,6 +32,7 @@ from pydantic import (
 )
 
 from delivery.errors import FieldIssue, InvalidCommand
+from delivery.phones import e164
 from delivery.wording import issue_text
 
 # Business-scoped user id. Source: WhatsApp Business-scoped user IDs, edition of 2026-06-29, read 2026-11-22.
@@ -62,18 +62,8 @@ def _email_domain(domain: str) -> str:
     return _validated(f"x@{domain}").rpartition("@")[2]
 
 
-def _phone_number(value: str) -> str:
-    try:
-        number = phonenumbers.parse(value, None)
-    except phonenumbers.NumberParseException as err:
-        raise ValueError("phone") from err
-    if not value.startswith("+") or not phonenumbers.is_valid_number(number):
-        raise ValueError("phone")
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
 def _whatsapp_recipient(value: str) -> str:
-    return value if _BSUID.fullmatch(value) else _phone_number(value)
+    return value if _BSUID.fullmatch(value) else e164(value)
 
 
 def _one_line(value: str) -> str:
@@ -87,7 +77,7 @@ def _as_list(value: object) -> object:
 
 
 EmailAddress = Annotated[str, Field(max_length=254), AfterValidator(_email_address)]
-PhoneNumber = Annotated[str, Field(max_length=32), AfterValidator(_phone_number)]
+PhoneNumber = Annotated[str, Field(max_length=32), AfterValidator(e164)]
 WhatsAppRecipient = Annotated[str, Field(max_length=140), AfterValidator(_whatsapp_recipient)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
 Recipients = Annotated[list[EmailAddress], BeforeValidator(_as_list)]
@@ -135,7 +125,8 @@ class Command(_Body):
     kind: ClassVar[str]
     service: ClassVar[str]
 
-    options: Options = Options()
+    # A default that stands here would be copied deeply for each command, which is slower than making one.
+    options: Options = Field(default_factory=Options)
 
     @property
     @abstractmethod

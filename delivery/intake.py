@@ -19,6 +19,7 @@ from delivery.producers import LOOPING, NEEDS_APPROVAL, Policies, Unbound, refus
 from delivery.redaction import mask_recipient
 from delivery.wording import issue_text, receipt_text
 
+_SIZED = json.JSONEncoder(default=str)
 _SHORT_HORIZON = timedelta(seconds=1)
 
 
@@ -236,7 +237,7 @@ class Intake:
             raise InvalidCommand(command.kind, (issue,))
 
     def _parse(self, kind: str, body: Mapping[str, Any], language: str) -> Command:
-        if len(json.dumps(body, default=str)) > self.max_bytes:
+        if len(_SIZED.encode(body)) > self.max_bytes:
             raise InvalidCommand(kind[:40], (FieldIssue("body", issue_text(f"body:{self.max_bytes}", language)),))
         model = KINDS.get(kind)
         choices = self.specs[model.service].operations[kind].choices() if model else {}

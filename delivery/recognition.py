@@ -72,6 +72,8 @@ _NUMBER = re.compile(
     r"|(?P<firm>(?<![0-9A-Za-z])(?=[0-9]*+[A-Z])[0-9A-Z]{12}\d{2}(?![0-9A-Za-z]))"
     r"|(?P<bare>(?<!\d)\d{10,14}(?!\d))"
 )
+_SCOPED_ID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}")
+_ONE_NUMBER = re.compile(rf"\+?(?:{_GAP}?\d){{8,20}}")
 _CARD = re.compile(r"(?<![\w.])(?<!\d[ -])\d(?:[ -]?\d){12,18}(?![ -]?\d|\w)")
 # Issuer prefixes: Visa, Mastercard, Amex, Diners, Discover, JCB, Elo, Hipercard.
 _ISSUER = re.compile(r"4|5[0-5]|2[2-7]|3[0478]|35|6[0-5]")
@@ -119,12 +121,12 @@ def mask_recipient(text: str) -> str:
     Shape: "j***@empresa.com", "+55119999****", "BR.150***"; "***" for anything else, names around an address included.
     """
     stripped = text.strip()[:_EDGE]
-    if re.fullmatch(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}", stripped):
+    if _SCOPED_ID.fullmatch(stripped):
         return _mask_scoped_id(stripped)
     if "@" in stripped:
         address = next((each for each in _ADDRESS_RUN.findall(stripped) if "@" in each), "")
         return _mask_run(address) or HIDDEN
-    if re.fullmatch(rf"\+?(?:{_GAP}?\d){{8,20}}", stripped):
+    if _ONE_NUMBER.fullmatch(stripped):
         return _mask_digits(_digits(stripped))
     return HIDDEN
 
@@ -286,7 +288,7 @@ def _mask_card(found: re.Match[str]) -> str:
 
 
 def _digits(text: str) -> str:
-    return "".join(each for each in text if each.isdigit())
+    return "".join(filter(str.isdigit, text))
 
 
 def _passes_luhn(digits: str) -> bool:

@@ -1,11 +1,14 @@
 """Connections to Postgres, and the one translation of its faults: away means `LedgerUnavailable`."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+import psycopg
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Connection, Dialect, Engine, TextClause, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -13,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from delivery.errors import LedgerUnavailable
 
-__all__ = ["Engine", "connect", "statement", "transaction"]
+__all__ = ["Engine", "connect", "fetch", "statement", "transaction"]
 
 # A forgotten transaction would hold back vacuum and slow every claim: the server ends it. Source: measured, claims fell
 # from 3,700/s to 123/s within 15 s behind one held snapshot.
@@ -85,6 +88,32 @@ def statement(engine: Engine) -> Iterator[Connection]:
     """
     with _translated(engine), engine.connect() as connection:
         yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def fetch(connection: Connection, sql: TextClause, values: Mapping[str, Any]) -> list[Any]:
+    """Carry out one statement that is asked very often and return its rows, as named tuples.
+
+    `connection.execute` does the same and takes twice the time of the processor: measured, 0.1 ms more.
+
+    Raises:
+        DBAPIError: As `connection.execute`; `statement` and `transaction` tell which of them mean an absent ledger.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - `connect` made it
+    try:
+        with driver.cursor(row_factory=namedtuple_row) as cursor:
+            return cursor.execute(_as_psycopg_writes_it(sql, connection.dialect), values).fetchall()
+    except psycopg.Error as err:
+        if driver.closed:
+            connection.invalidate(err)
+        raise DBAPIError.instance(
+            str(sql), None, err, psycopg.Error, hide_parameters=True, connection_invalidated=driver.closed
+        ) from err
+
+
+@cache
+def _as_psycopg_writes_it(sql: TextClause, dialect: Dialect) -> str:
+    return str(sql.compile(dialect=dialect))
 
 
 @contextmanager

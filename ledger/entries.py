@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from delivery.ids import first_id
 from delivery.ports import NewDelivery
 from delivery.producers import HELD_BECAUSE
@@ -74,7 +76,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
     options = new.command.options
     loop = new.policy.loop
     return {
-        "id": str(new.id),
+        "id": new.id,
         "kind": new.command.kind,
         "account": new.account,
         "producer": new.producer,
@@ -85,10 +87,10 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         "hold": int(new.hold_uncertain),
         "person": _bytea(entry.person),
         "recipient": new.recipient,
-        "body": _bytea(seal(data_key.key, canonical(entry.stored).encode(), payload_place(new.id))),
+        "body": _bytea(seal(data_key.key, to_json(entry.stored), payload_place(new.id))),
         "order_key": order_key,
         "fallback": int(options.fallback is not None),
-        "endpoint_id": entry.endpoint and str(entry.endpoint),
+        "endpoint_id": entry.endpoint,
         "data_key": _bytea(data_key.wrapped),
         "data_key_is_new": data_key.is_new,
         "marketing": int(new.command.is_marketing),
@@ -97,7 +99,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         "held_code": new.held_code,
         "held_reason": HELD_BECAUSE[new.held_code] if new.held_code else None,
         "same_most": loop.most if loop else None,
-        "same_since": str(first_id(before=new.id, span=loop.within if loop else timedelta())),
+        "same_since": first_id(before=new.id, span=loop.within) if loop else None,
         "same_earlier": same_earlier,
         "may_be_refused": new.origin is None,
     }
@@ -107,7 +109,7 @@ def wanted_keys(entry: Entry) -> list[dict[str, Any]]:
     """Return the keys that a delivery must win, as the OPEN statement reads them from JSON."""
     return [
         {
-            "id": str(entry.new.id),
+            "id": entry.new.id,
             "producer": producer,
             "key": key,
             "body_hash": _bytea(body_hash),
@@ -122,5 +124,5 @@ def _bytea(value: bytes) -> str:
 
 
 def canonical(value: object) -> str:
-    """Return JSON that is the same for equal values: what is hashed and sealed."""
+    """Return JSON that is the same for equal values: what is hashed."""
     return _CANONICAL.encode(value)

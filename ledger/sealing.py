@@ -10,6 +10,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -33,8 +34,7 @@ def seal(key: bytes, plain: bytes, place: str) -> bytes:
 
     Shape: nonce (12 bytes), ciphertext, tag (16 bytes).
     """
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, plain, place.encode())
+    return _sealed(AESGCM(key), plain, place)
 
 
 def unseal(key: bytes, sealed: bytes, place: str) -> bytes:
@@ -51,7 +51,7 @@ def unseal(key: bytes, sealed: bytes, place: str) -> bytes:
 
 def keyed_hash(key: bytes, text: str) -> bytes:
     """Return a 32-byte HMAC-SHA256: equal for equal text, and of no use without the key."""
-    return hmac.new(key, text.encode(), hashlib.sha256).digest()
+    return hmac.digest(key, text.encode(), "sha256")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class MasterKeys:
 
     def wrap(self, key: bytes, place: str) -> bytes:
         """Seal a data key. Shape: name of the master key (4 bytes), then as `seal`."""
-        return _name(self.keys[0]) + seal(self.keys[0], key, place)
+        name, cipher = self._first
+        return name + _sealed(cipher, key, place)
 
     def unwrap(self, wrapped: bytes, place: str) -> bytes:
         """Open a wrapped data key.
@@ -80,6 +81,10 @@ class MasterKeys:
                 return unseal(key, wrapped[_NAME_BYTES:], place)
         raise Unreadable("a data key was wrapped by a master key that is not in ENTREGA_MASTER_KEYS")
 
+    @cached_property
+    def _first(self) -> tuple[bytes, AESGCM]:
+        return _name(self.keys[0]), AESGCM(self.keys[0])
+
     def __repr__(self) -> str:
         """Tell how many keys there are, never a key."""
         return f"MasterKeys({len(self.keys)} keys)"
@@ -88,6 +93,11 @@ class MasterKeys:
 def new_data_key() -> bytes:
     """Return 32 random bytes."""
     return secrets.token_bytes(_KEY_BYTES)
+
+
+def _sealed(cipher: AESGCM, plain: bytes, place: str) -> bytes:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + cipher.encrypt(nonce, plain, place.encode())
 
 
 def _name(key: bytes) -> bytes:

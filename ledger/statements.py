@@ -3,11 +3,17 @@
 Every change is a compare-and-set on state and fence, and writes its attempt or audit row in the same transaction.
 """
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from ledger.contacts import OPTED_OUT
 from ledger.order import CANCELABLE, RUNNING, SUSPECT, TIMES, UNBLOCKED
 from ledger.order_hints import BY_PRIORITY, LANE
+
+
+def _short(sql: str) -> TextClause:
+    """Return a statement without its indentation: psycopg reads one of more than 4096 characters anew at each call."""
+    return text(" ".join(sql.split()))
+
 
 FIND_KEYS = text("""
     SELECT i.producer, i.key, i.body_hash, d.id, d.state, d.next_at
@@ -27,7 +33,7 @@ POINT_KEYS = text("""
 # an index that ends after as many rows as are too many: what one statement does not see yet, the next one counts.
 # The rows travel as one JSON text: 26 arrays took a sixth of a bulk submit to write.
 # NOT IN is looked up in a hash, whatever the planner expects: a count for each row made 10,000 of them quadratic.
-OPEN = text("""
+OPEN = _short("""
     WITH new AS (
       SELECT * FROM ROWS FROM (json_to_recordset(CAST(:rows AS json)) AS (
         id uuid, kind text, account text, producer text, priority smallint, send_at timestamptz, expires_at timestamptz,
@@ -151,18 +157,20 @@ _CLAIM = f"""
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken
-    ), overtaken AS (
+    )"""  # noqa: S608 - pieces of `ledger.order`
+_CLAIMED = """
+    SELECT taken.*, payloads.body, people.data_key
+    FROM taken LEFT JOIN payloads ON payloads.delivery_id = taken.id LEFT JOIN people ON people.person = taken.person
+"""
+_OVERTAKEN = """overtaken AS (
       INSERT INTO audit (actor, action, delivery_id, reason)
       SELECT :worker, 'overtaken', e.id, 'stuck for too long: ' || p.id || ' of the same order key went ahead of it'
       FROM picked p JOIN deliveries e ON e.order_key = p.order_key AND e.id < p.id
        AND e.state IN ('ready', 'waiting', 'attempting', 'uncertain')
       WHERE p.order_key IS NOT NULL AND p.fence = 0 AND p.id IN (SELECT id FROM taken)
-    )
-    SELECT taken.*, payloads.body, people.data_key
-    FROM taken LEFT JOIN payloads ON payloads.delivery_id = taken.id LEFT JOIN people ON people.person = taken.person
-"""  # noqa: S608 - pieces of `ledger.order`
-CLAIM = text(f"WITH {_CLAIM}")
-CLAIM_NEXT = text(f"""
+    )"""
+CLAIM = _short(f"WITH {_CLAIM}, {_OVERTAKEN} {_CLAIMED}")
+CLAIM_NEXT = _short(f"""
     WITH next AS (
       SELECT f.id FROM {BY_PRIORITY} CROSS JOIN LATERAL (
         SELECT d.id FROM deliveries d
@@ -170,13 +178,13 @@ CLAIM_NEXT = text(f"""
           AND d.next_at <= now() AND d.expires_at > now() AND NOT {SUSPECT} AND {RUNNING}
         ORDER BY d.next_at LIMIT :most FOR UPDATE SKIP LOCKED
       ) f LIMIT :most
-    ), {_CLAIM.replace("CAST(:ids AS uuid[])", "ARRAY(SELECT id FROM next)")}
+    ), {_CLAIM.replace("CAST(:ids AS uuid[])", "ARRAY(SELECT id FROM next)")} {_CLAIMED}
 """)  # noqa: S608 - pieces of `ledger.order` and `ledger.order_hints`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
 # the proof wins, unless the provider told meanwhile that this very message failed. An attempt that a closed gate
 # stopped is undone as if it had never been begun.
-SETTLE = text("""
+SETTLE = _short("""
     WITH ended AS (
       SELECT * FROM unnest(
         CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),

@@ -22,7 +22,7 @@ from delivery.producers import HELD_BECAUSE, LOOPING
 from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
-from ledger.database import statement, transaction
+from ledger.database import fetch, statement, transaction
 from ledger.endpoints import PostgresEndpoints
 from ledger.entries import Entry, Key, canonical, new_row, payload_place, split_repeats, wanted_keys
 from ledger.sealing import Unreadable, unseal
@@ -91,7 +91,7 @@ class PostgresLedger:
             "worker": worker, "kinds": list(leases), "leases": [each.total_seconds() for each in leases.values()],
         }  # fmt: skip
         with statement(self.engine) as connection:
-            rows = connection.execute(chosen, values).all()
+            rows = fetch(connection, chosen, values)
         claimed = [self.read(row) for row in rows]
         self._bury([row for row, each in zip(rows, claimed, strict=True) if each is None])
         return [each for each in claimed if each is not None]
@@ -108,7 +108,7 @@ class PostgresLedger:
         columns = _columns([_ending(each) for each in ended])
         has_fallback = any(each.claimed.order.command.options.fallback for each in ended)
         with (transaction if has_fallback else statement)(self.engine) as connection:
-            changed = connection.execute(sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()}).all()
+            changed = fetch(connection, sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()})
             call_back(connection, [row.unneeded for row in changed if row.unneeded])
             return {row.id for row in changed}
 
@@ -197,7 +197,7 @@ class PostgresLedger:
             earlier[same] += 1
         wanted = [key for each in entries for key in wanted_keys(each)]
         values = {"rows": to_json(rows).decode(), "wanted": to_json(wanted).decode()} | _LOOP
-        found = {row.id: row for row in connection.execute(sql.OPEN, values)}
+        found = {row.id: row for row in fetch(connection, sql.OPEN, values)}
         for each in entries:
             if found[each.new.id].is_sealed and data_keys[each.person].is_new:
                 self.vault.remember(each.person, data_keys[each.person])
@@ -330,7 +330,7 @@ def _repeat_of(first: Opened, *, same_body: bool) -> Opened:
     return replace(first, fresh=False, same_body=same_body, refusal=None if first.fresh else first.refusal)
 
 
-def _fresh(row: Row[Any]) -> Opened:
+def _fresh(row: Any) -> Opened:
     refusal = ProducerRefused(LOOPING) if row.looped else None
     return Opened(row.id, fresh=True, same_body=True, state=row.state, next_at=row.next_at, refusal=refusal)
 

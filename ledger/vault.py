@@ -1,7 +1,7 @@
 """Keys kept in the ledger, wrapped: the index key of the installation and one data key for each person."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from sqlalchemy import Connection, Engine, text
@@ -90,7 +90,7 @@ class Vault:
         """Keep a data key that stands in the ledger for the person's next command."""
         while len(self._known) >= _REMEMBERED:
             self._known.pop(next(iter(self._known)), None)
-        self._known[person] = replace(known, is_new=False)
+        self._known[person] = DataKey(known.key, known.wrapped)
 
     def _stored(self, connection: Connection, people: Sequence[bytes]) -> dict[bytes, bytes]:
         rows = connection.execute(_FIND_PEOPLE, {"people": people})

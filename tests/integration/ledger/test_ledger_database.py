@@ -4,9 +4,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from delivery.errors import LedgerUnavailable
-from ledger.database import connect, statement, transaction
+from ledger.database import connect, fetch, statement, transaction
 from ledger.producer_models import metadata
 from ledger.schema import check_schema, migrate
 
@@ -64,6 +65,31 @@ def test_a_connection_that_died_at_rest_is_replaced_without_a_word(migrated, pos
 
     rested.dispose()
     assert found != ended
+
+
+def test_what_is_fetched_past_sqlalchemy_is_the_same(migrated):
+    sql = text("SELECT unnest(CAST(:ids AS int[])) AS id, CAST(:word AS text) AS word")
+    values = {"ids": [1, 2], "word": "100%"}
+
+    with statement(migrated) as connection:
+        assert fetch(connection, sql, values) == connection.execute(sql, values).all()
+
+
+def test_a_broken_statement_that_is_fetched_is_our_fault_too(migrated):
+    with pytest.raises(ProgrammingError, match="nowhere"), transaction(migrated) as connection:
+        fetch(connection, text("SELECT * FROM nowhere"), {})
+
+
+def test_a_connection_that_dies_while_it_fetches_is_the_ledger_away_and_replaced(postgres_url):
+    engine = connect(postgres_url, pool_size=1)
+
+    with pytest.raises(LedgerUnavailable), statement(engine) as connection:
+        fetch(connection, text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
+    with statement(engine) as connection:
+        found = fetch(connection, text("SELECT 1 AS one"), {})
+
+    engine.dispose()
+    assert found[0].one == 1
 
 
 def test_each_statement_stands_by_itself_even_when_the_next_one_fails(migrated):

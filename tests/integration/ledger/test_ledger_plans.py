@@ -3,9 +3,8 @@
 Times are the business of `make bench-claims`; here the plans are read.
 """
 
-import json
-
 import pytest
+from pydantic_core import to_json
 from sqlalchemy import text
 
 from delivery.ids import new_id
@@ -52,7 +51,7 @@ def crowded(database):
 def opening(connection, ledger):
     entry = ledger._entry(new(policy=DEFAULT))
     row = entries.new_row(entry, ledger.vault.data_keys([entry.person])[entry.person], None, 0)
-    values = {"rows": json.dumps([row]), "wanted": json.dumps(entries.wanted_keys(entry))} | store._LOOP
+    values = {"rows": to_json([row]).decode(), "wanted": to_json(entries.wanted_keys(entry)).decode()} | store._LOOP
     return "\n".join(each[0] for each in connection.execute(text(f"EXPLAIN {sql_of.OPEN.text}"), values))
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from psycopg import Cursor
 from sqlalchemy import event
 
 from config.policy import load_specs
@@ -50,12 +51,18 @@ def statements(database):
     """Every statement that is sent from here on."""
     seen = []
 
-    def note(connection, cursor, statement, *more):
-        seen.append(statement)
+    class Noting(Cursor):
+        def execute(self, query, *more, **options):
+            seen.append(query)
+            return super().execute(query, *more, **options)
 
-    event.listen(database, "before_cursor_execute", note)
+    def lend(connection, *more):
+        connection.cursor_factory = Noting
+
+    event.listen(database, "checkout", lend)
     yield seen
-    event.remove(database, "before_cursor_execute", note)
+    event.remove(database, "checkout", lend)
+    database.dispose()
 
 
 def body(n=1, key=None, **more):

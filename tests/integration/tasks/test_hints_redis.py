@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from unittest.mock import ANY
 
 import pytest
 from redis import Redis
@@ -37,6 +38,18 @@ def test_a_hint_for_later_waits_where_it_holds_up_nobody_and_counts_as_waiting(h
     assert sent == hints.backlog() == 2
     assert {name: each["id"] for name, each in messages.items()} == {"crm": str(now), "retry": str(later)}
     assert [each["eta"] is None for each in messages.values()] == [True, False]
+
+
+def test_a_hint_is_the_message_that_celery_itself_would_send(hints, redis):
+    hint = Hint(new_id(), "create_lead", "low")
+    named = str(hint.id)
+
+    hints.send([hint])
+    hints._app.send_task(hint.kind, args=[named], task_id=named, queue="crm", priority=6, ignore_result=True)
+
+    theirs, ours = (json.loads(each) for each in redis.lrange("crm\x06\x166", 0, -1))
+    assert ours.pop("properties") == theirs.pop("properties") | {"delivery_tag": ANY}
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(("many", "few"), [(160, 8), (40, 5), (3, 2)])
