@@ -8,7 +8,7 @@ RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults bench bench-quick bench-claims bench-growth bench-soak bench-start outage requirements clean
+.PHONY: help venv demo test check up faults bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start outage requirements clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-quick: $(READY) $(RIVALS_READY) ## See in three minutes that we and every 
 
 bench-claims: $(READY) ## Measure a claim behind 1,000 and behind 1,000,000 waiting deliveries
 	@$(BIN)/python -m benchmarks.claims
+
+bench-fairness: $(READY) ## Measure how long a message waits behind a bulk of 100,000
+	@$(BIN)/python -m benchmarks.fairness
 
 bench-growth: $(READY) ## Measure what a delivery costs with more rows, processes and accounts (GROWTH="--rows 1000 100000")
 	@$(BIN)/python -m benchmarks.growth $(GROWTH)

@@ -26,7 +26,7 @@ from sqlalchemy import text
 
 from benchmarks.filling import fill
 from benchmarks.page import machine, markdown, write_section
-from benchmarks.rivals.cases import CASES, Case, Part, Shape
+from benchmarks.rivals.cases import CASES, Case, Shape
 from benchmarks.rivals.measuring import Load, Numbers, begin, load
 from benchmarks.rivals.showing import total
 from benchmarks.rivals.stage import Stage, staged
@@ -131,16 +131,7 @@ def _grounds(setups: Sequence[Setup]) -> Iterator[list[Ground]]:
 
 
 def _case(accounts: int) -> Case:
-    # Once accounts are set up in the ledger, the same fifty belong there, and the worker is the plain one.
-    return _ONE if accounts == 1 else replace(_ONE, module="entrega_accounts", parts=_parts_of_many)
-
-
-def _parts_of_many(shape: Shape) -> tuple[Part, ...]:
-    return tuple(
-        replace(part, arguments=tuple("benchmarks.many_accounts" if word == "worker" and before == "-A" else word
-                                      for before, word in zip(("", *part.arguments), part.arguments, strict=False)))
-        for part in _ONE.parts(shape)
-    )  # fmt: skip
+    return _ONE if accounts == 1 else replace(_ONE, module="entrega_accounts")
 
 
 def _fill(stage: Stage, setup: Setup) -> None:

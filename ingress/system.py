@@ -8,19 +8,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from config.running import announce, child_environment, clear_metrics_folder, retract
 from config.settings import Settings
-from delivery.errors import LedgerUnavailable
-from ledger.database import Engine, connect
-from ledger.operating import Desk
-from ledger.schema import migrate
 from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder
 from sandbox.graph_webhooks import Telling
@@ -28,11 +27,15 @@ from sandbox.postgres import PostgresServer
 from sandbox.standins import Addresses, await_addresses, sandbox_environment, spawn
 from sandbox.valkey import ValkeyServer
 
+if TYPE_CHECKING:
+    from ledger.database import Engine
+
 # Three Python programs start at once: seconds on a free machine, most of a minute was measured on two busy cores.
 _READY_WITHIN = timedelta(seconds=120)
 _LEDGER_WITHIN = timedelta(seconds=60)
 _LEDGER_PAUSE = timedelta(seconds=2)
 _RESTART_PAUSE = timedelta(seconds=1)
+_POLL_S = 0.05
 _WEBHOOK = "/webhooks/whatsapp/default"
 
 
@@ -109,7 +112,8 @@ class System:
         for name in end_leftovers(self.data):
             self.say(f"ended {name}, left behind by an earlier run")
         self._choose_address()
-        self._start_servers()
+        with _loading_ledger():
+            self._start_servers()
         self._prepare_ledger()
         self._start_processes()
         announce(self.data, self.variables)
@@ -196,13 +200,19 @@ class System:
         return url
 
     def _prepare_ledger(self) -> None:
+        from ledger.database import connect
+        from ledger.operating import Desk
+
         engine = connect(self.variables["DATABASE_URL"], pool_size=1, name="entrega up")
         before, after = self._migrated(engine)
         Desk(engine, actor="up").forget_ticks()
         engine.dispose()
         self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))
 
-    def _migrated(self, engine: Engine) -> tuple[str | None, str]:
+    def _migrated(self, engine: "Engine") -> tuple[str | None, str]:
+        from delivery.errors import LedgerUnavailable
+        from ledger.schema import migrate
+
         deadline = time.monotonic() + _LEDGER_WITHIN.total_seconds()
         while True:
             try:
@@ -215,13 +225,15 @@ class System:
 
     def _start_processes(self) -> None:
         for n in range(1, self.plan.workers + 1):
-            options = (f"--hostname=worker{n}@%h", "--loglevel=INFO", "--without-gossip", "--without-mingle")
-            self._celery(f"worker{n}", "worker", *options)
-        self._celery("beat", "beat", "--loglevel=INFO", f"--pidfile={self.data / 'beat.pid'}")
-        self._python("web", "-m", "ingress.web")
+            self._part("worker", f"worker{n}")
+        self._part("beat", "beat")
+        self._part("web", "web")
         if self.plan.flower:
             self.variables |= {"FLOWER_PORT": str(free_port(5555))}
             self._celery("flower", "flower", without=("PROMETHEUS_MULTIPROC_DIR",))  # its own series are not ours
+
+    def _part(self, part: str, name: str) -> None:
+        self._python(name, "-m", "ingress.process", part, name)
 
     def _celery(self, name: str, *arguments: str, without: tuple[str, ...] = ()) -> None:
         self._python(name, "-m", "celery", "-A", "worker", *arguments, without=without)
@@ -241,7 +253,7 @@ class System:
             self._check_alive()
             if _answers(f"{self.url}/health/ready"):
                 return
-            time.sleep(0.1)
+            time.sleep(_POLL_S)
         tails = "\n".join(
             f"--- {name}\n{log_tail(self.data / 'logs' / f'{name}.log')}" for name in ("worker1", "beat", "web")
         )
@@ -280,6 +292,20 @@ def addresses(system: System) -> Mapping[str, str]:
             "sandbox_smtp_control": system.standins.smtp_control_url,
         }
     return found
+
+
+@contextmanager
+def _loading_ledger() -> Iterator[None]:
+    """Load what the ledger needs on a thread of its own: half a second, in which servers start and others wait."""
+    with ThreadPoolExecutor(1) as aside:
+        loaded = aside.submit(_load_ledger)
+        yield
+        loaded.result()
+
+
+def _load_ledger() -> None:
+    import_module("ledger.operating")
+    import_module("ledger.schema").load_migrations()
 
 
 def _answers(url: str) -> bool:

@@ -132,20 +132,30 @@ def _figures(app: "Entrega") -> LedgerFigures:
     return LedgerFigures(app.archive.counts(), app.archive.oldest_due(), held)
 
 
-def main() -> int:
-    """Serve until SIGTERM or Ctrl-C; return the exit code."""
-    try:
-        begin(entrega)
-        settings = entrega.settings
-    except ConfigurationError as err:
-        print(err, file=sys.stderr)  # noqa: T201 - logs are not up yet
-        return 2
+def web_server() -> uvicorn.Server:
+    """Return the server of the web process, ready to run.
+
+    Raises:
+        SystemExit: A setting is missing or wrong; the message says what to do.
+    """
+    begin(entrega)
+    settings = entrega.settings
     web = create_web(entrega, metrics_folder=settings.prometheus_multiproc_dir)
     config = uvicorn.Config(
         web, host=settings.entrega_host, port=settings.entrega_port, log_config=None, access_log=False,
         http=PatientProtocol, ws="none", server_header=False, timeout_keep_alive=20, timeout_graceful_shutdown=20,
     )  # fmt: skip
-    uvicorn.Server(config).run()
+    return uvicorn.Server(config)
+
+
+def main() -> int:
+    """Serve until SIGTERM or Ctrl-C; return the exit code."""
+    try:
+        server = web_server()
+    except ConfigurationError as err:
+        print(err, file=sys.stderr)  # noqa: T201 - logs are not up yet
+        return 2
+    server.run()
     return 0
 
 

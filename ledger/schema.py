@@ -1,5 +1,6 @@
 """Brings the schema of a database up to what this code needs."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
         command.upgrade(config, "head")
         after = _revision(connection)
     return before, str(after)
+
+
+def load_migrations() -> None:
+    """Load what `migrate` needs: for a process that has time now and none later."""
+    import_module("alembic.command")
 
 
 def check_schema(engine: Engine) -> None:

@@ -135,7 +135,8 @@ class CeleryHints:
             headers=message.headers | ({LANE: hint.account} if hint.leads else {}),
             serializer="json",
             routing_key=RETRY_QUEUE if hint.wait else self._queues[hint.kind],
-            priority=PRIORITIES[hint.priority],
+            # Leaders let single messages go first: a bulk has many of them, and a lane needs one.
+            priority=PRIORITIES["low" if hint.leads and hint.priority != "high" else hint.priority],
             **message.properties,
         )
 

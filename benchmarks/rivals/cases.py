@@ -72,12 +72,10 @@ def _entrega(shape: Shape) -> tuple[Part, ...]:
 
     A lane keeps `delivery.lane.Lanes.at_once` calls in flight in each process, whatever the shape says.
     """
-    worker = ("-m", "celery", "-A", "worker", "worker", "--loglevel=INFO", *_QUIET)
-    beat = ("-m", "celery", "-A", "worker", "beat", "--loglevel=INFO", "--pidfile=beat.pid")
-    workers = [
-        Part(f"worker{n}", "workers", (*worker, f"--hostname=worker{n}@%h")) for n in range(1, shape.processes + 1)
-    ]
-    return (*workers, Part("beat", "beat", beat))
+    process = ("-m", "ingress.process")
+    names = [f"worker{n}" for n in range(1, shape.processes + 1)]
+    workers = [Part(name, "workers", (*process, "worker", name)) for name in names]
+    return (*workers, Part("beat", "beat", (*process, "beat", "beat")))
 
 
 def _celery_plain(shape: Shape) -> tuple[Part, ...]:

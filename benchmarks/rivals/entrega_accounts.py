@@ -1,20 +1,29 @@
-"""Entrega with many WhatsApp accounts: producer and worker know them beside the one that the environment describes.
+"""Entrega with many WhatsApp accounts beside the one that the environment describes, set up as an operator adds them.
 
 All of them lead to the same provider with the same credentials; rows, lanes, limits, breakers and hints are those of
-many accounts. Producers use this module; `benchmarks.many_accounts` is the worker's side.
+many accounts.
 """
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 from benchmarks.rivals import entrega_single
 from benchmarks.rivals.entrega_single import app, fields
 from benchmarks.rivals.wire import Message
+from config.account import own_variables
 from delivery.intake import Item
 
 MANY = tuple(f"whatsapp:bench{n:02d}" for n in range(50))
 PACKAGES = entrega_single.PACKAGES
-prepare = entrega_single.prepare
+
+
+def prepare() -> None:
+    """Make the tables and add the accounts, each with the values of the environment."""
+    entrega_single.prepare()
+    wanted = own_variables(app.specs["whatsapp"])
+    values = {name: os.environ[name] for name in wanted if name in os.environ}
+    for name in MANY:
+        app.accounts.put(name, values, actor="bench", reason="benchmark")
 
 
 def submit(message: Message) -> str:
@@ -24,9 +33,8 @@ def submit(message: Message) -> str:
 
 def submit_many(messages: Sequence[Message]) -> list[str]:
     """Submit commands for one account after the other in one transaction, and return the deliveries' ids."""
-    intake = replace(app.intake, accounts=(*app.intake.accounts, *MANY))
     items = [Item("send_whatsapp", {**fields(each), "options": {"account": _account(each)}}) for each in messages]
-    return [each.receipt().id for each in intake.submit_many(items, producer="bench")]
+    return [each.receipt().id for each in app.intake.submit_many(items, producer="bench")]
 
 
 def _account(message: Message) -> str:

@@ -56,7 +56,7 @@ def test_a_hint_is_the_message_that_celery_itself_would_send(hints, redis):
 def test_of_many_hints_at_once_a_few_lead_the_lane_that_finds_the_rest(hints, redis, many, few):
     sent = hints.send([Hint(new_id(), "create_lead", account="crm:default") for _ in range(many)])
 
-    headers = [json.loads(each)["headers"] for each in redis.lrange("crm\x06\x163", 0, -1)]
+    headers = [json.loads(each)["headers"] for each in redis.lrange("crm\x06\x166", 0, -1)]
     assert sent == hints.backlog() == few
     assert [each["entrega_lane"] for each in headers] == ["crm:default"] * few
 

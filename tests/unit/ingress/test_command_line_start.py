@@ -34,7 +34,7 @@ def test_the_way_to_the_ledger_loads_no_worker(part):
     assert part not in loaded("import tasks.logs, ingress.printing; from tasks import app")
 
 
-@pytest.mark.parametrize("part", ["worker", "celery", "alembic", "fastapi"])
+@pytest.mark.parametrize("part", ["worker", "celery", "alembic", "sqlalchemy", "fastapi"])
 def test_the_whole_system_starts_its_servers_before_it_loads_anything_of_theirs(part):
     assert part not in loaded("import ingress.up")
 
@@ -47,3 +47,8 @@ def test_the_web_process_loads_only_what_every_request_needs(part):
 @pytest.mark.parametrize("part", ["alembic", "sentry_sdk", "providers.http", "fastapi"])
 def test_beat_loads_no_providers_and_no_migrations(part):
     assert part not in loaded("import worker")
+
+
+@pytest.mark.parametrize("part", ["celery.bin", "flower", "prompt_toolkit"])
+def test_worker_and_beat_of_the_whole_system_load_nothing_of_celerys_command_line(part):
+    assert part not in loaded("import ingress.process; from worker import app; app.Worker, app.Beat")
