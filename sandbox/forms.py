@@ -26,6 +26,7 @@ def write_forms(
         spec = yaml.safe_load(form.read_text(encoding="utf-8"))
         own = (limits or {}).get(spec["name"], {})
         spec["limits"] = {**own, "on_excess": spec["limits"]["on_excess"]}
+        spec["worker_ceiling"] = f"{max(10_000, 10 * int(str(own.get('per_second', 0))))}/s"
         spec["breaker"] |= breaker or {}
         spec["rollout"] |= rollout or {}
         (folder / form.name).write_text(yaml.safe_dump(spec, allow_unicode=True), encoding="utf-8")

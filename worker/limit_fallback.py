@@ -100,6 +100,10 @@ class LocalShare:
                 self._owed[account] += 1
             return turn
 
+    def knows(self, account: str) -> bool:
+        """Tell whether this process keeps, or kept, to its own share for the account."""
+        return account in self._limiters
+
     def end(self, delivery: str, account: str, recipient: str, *, took_us: int, refusal: Refusal) -> None:
         """Learn how a call ended, if this process ever kept to its share for the account."""
         limiter = self._limiters.get(account)

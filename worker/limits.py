@@ -123,13 +123,21 @@ class SharedLimiter:
             self._ended(each)
 
     def _ended(self, settlement: Settlement) -> None:
-        order, plan, refusal = settlement.claimed.order, self._plan(settlement.claimed), self._refusal(settlement)
-        recipient, took_us = self._rules.recipient_key(settlement.claimed), microseconds(settlement.duration)
-        end = End(str(order.delivery_id), order.account, recipient, took_us)
-        self._local.end(end.delivery, end.account, recipient, took_us=took_us, refusal=refusal)
+        plan, refusal, account = (
+            self._plan(settlement.claimed),
+            self._refusal(settlement),
+            settlement.claimed.order.account,
+        )
         if refusal.matters:
-            self._open_until.pop(end.account, None)
-        if plan.concurrent or refusal.matters:
+            self._open_until.pop(account, None)
+        is_shared, is_local = plan.concurrent or refusal.matters, self._local.knows(account)
+        if not is_shared and not is_local:
+            return
+        recipient, took_us = self._rules.recipient_key(settlement.claimed), microseconds(settlement.duration)
+        end = End(str(settlement.claimed.order.delivery_id), account, recipient, took_us)
+        if is_local:
+            self._local.end(end.delivery, account, recipient, took_us=took_us, refusal=refusal)
+        if is_shared:
             self._through_redis(lambda book: book.end(end, plan, refusal))
 
     def room(self, account: str, kind: str, *, within: timedelta, most: int) -> list[timedelta]:  # noqa: ARG002 - the port's

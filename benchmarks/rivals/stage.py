@@ -28,8 +28,8 @@ from sandbox.postgres import PostgresServer
 from sandbox.valkey import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
-# The limiter works, and no run comes near this; as high as the form's ceiling for a single worker allows.
-_LIMITS = {"whatsapp": {"per_second": 1000}}
+# The limiter works, and no run comes near this.
+_LIMITS = {"whatsapp": {"per_second": 5000}}
 _ANSWER_WITHIN_S = 120.0
 
 
