@@ -163,10 +163,11 @@ class _Flight:
             self._unsettled += len(claimed)
             more = min(self._lanes.at_once - self._calling, len(self._ready))
             self._calling += more
-        for _ in range(more):
-            self._lanes.calls.submit(self._call)
         if self._settler is None:
             self._settler = self._lanes.calls.submit(self._settle)
+        for _ in range(more):
+            if not self._stands_in_line():
+                self._call()
 
     def wait_for_room(self) -> int:
         """Wait until a set is worth its claim, and not too much is unsettled; return how many may be claimed."""
@@ -196,9 +197,15 @@ class _Flight:
         until = time.monotonic() + _THREAD_TURN_S
         while (attempt := self._next()) is not None:
             self._ended.put(attempt())
-            if time.monotonic() >= until:
-                self._lanes.calls.submit(self._call)
+            if time.monotonic() >= until and self._stands_in_line():
                 return
+
+    def _stands_in_line(self) -> bool:
+        try:
+            self._lanes.calls.submit(self._call)
+        except RuntimeError:  # the process is ending and begins no work any more: what is at hand is ended here
+            return False
+        return True
 
     def _next(self) -> Callable[[], Settlement] | None:
         with self._room:

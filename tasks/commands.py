@@ -166,7 +166,8 @@ class CommandTask(Task):
         for each in ended:
             if (wait := _short_wait(each)) is not None:
                 raise ComeBack(each.outcome.code, wait)
-            if each.claimed.late > _LATE:
+            # One that waited for its slot at a gate does not wait alone either.
+            if each.claimed.late > _LATE or self.request.eta:
                 self._work_lane(each.claimed.order.account)
 
     def _work_lane(self, account: str) -> Turn:

@@ -185,3 +185,25 @@ def test_what_flies_is_written_when_the_ledger_cannot_be_asked_for_more(calls):
         work(works, calls)
 
     assert works.concluded == 4
+
+
+class Ending:
+    """Threads of a process that is ending: it begins so many pieces of work and no more."""
+
+    def __init__(self, pool, begins):
+        self.pool, self.left = pool, begins
+
+    def submit(self, work):
+        if not self.left:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        self.left -= 1
+        return self.pool.submit(work)
+
+
+@pytest.mark.parametrize("begins", [1, 2])
+def test_what_is_claimed_when_the_process_ends_is_carried_out_all_the_same(calls, begins):
+    works = Works(4)
+
+    work(works, Ending(calls, begins))
+
+    assert works.concluded == 4

@@ -339,11 +339,18 @@ def test_each_command_task_retries_by_itself_with_backoff_and_jitter(name):
     assert (task.retry_backoff, task.retry_jitter, task.max_retries) == (True, True, None)
 
 
-@pytest.mark.parametrize(("late_ms", "asked"), [(0, []), (500, [("crm:default", "create_lead")])])
-def test_what_waits_behind_a_delivery_that_had_to_wait_is_carried_out_with_it(monkeypatch, late_ms, asked):
+@pytest.mark.parametrize(
+    ("waited", "asked"),
+    [
+        ({}, []),
+        ({"late": timedelta(milliseconds=500)}, [("crm:default", "create_lead")]),
+        ({"eta": "2026-11-22T12:00:00+00:00"}, [("crm:default", "create_lead")]),
+    ],
+)
+def test_what_waits_behind_a_delivery_that_had_to_wait_is_carried_out_with_it(monkeypatch, waited, asked):
     lane = Lane()
 
-    attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, late=timedelta(milliseconds=late_ms))
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, **waited)
 
     assert lane.asked == asked
 
