@@ -8,7 +8,7 @@ RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start outage requirements clean
+.PHONY: help venv demo test check up faults bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start bench-submits outage requirements clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,6 @@ $(RIVALS_READY): requirements/bench.txt
 	@touch $(RIVALS_READY)
 
 bench: $(READY) $(RIVALS_READY) ## Measure us alone and beside our rivals; results under benchmarks/results (BENCH="--rounds 5")
-	@$(BIN)/python -m benchmarks.throughput
 	@$(BIN)/python -m benchmarks.inbound
 	@$(BIN)/python -m benchmarks.compare $(BENCH)
 
@@ -69,6 +68,9 @@ bench-growth: $(READY) ## Measure what a delivery costs with more rows, processe
 
 bench-soak: $(READY) ## Watch memory and disk over 200,000 deliveries, about half an hour (SOAK="--deliveries 20000")
 	@$(BIN)/python -m benchmarks.soak $(SOAK)
+
+bench-submits: $(READY) ## Measure how many durable submits one producer makes in a second
+	@$(BIN)/python -m benchmarks.submits
 
 bench-start: $(READY) ## Measure how long help, a worker and the whole system take to start
 	@$(BIN)/python -m benchmarks.start
