@@ -123,18 +123,15 @@ class SharedLimiter:
             self._ended(each)
 
     def _ended(self, settlement: Settlement) -> None:
-        plan, refusal, account = (
-            self._plan(settlement.claimed),
-            self._refusal(settlement),
-            settlement.claimed.order.account,
-        )
+        claimed, account = settlement.claimed, settlement.claimed.order.account
+        plan, refusal = self._plan(claimed), self._refusal(settlement)
         if refusal.matters:
             self._open_until.pop(account, None)
         is_shared, is_local = plan.concurrent or refusal.matters, self._local.knows(account)
         if not is_shared and not is_local:
             return
-        recipient, took_us = self._rules.recipient_key(settlement.claimed), microseconds(settlement.duration)
-        end = End(str(settlement.claimed.order.delivery_id), account, recipient, took_us)
+        recipient, took_us = self._rules.recipient_key(claimed), microseconds(settlement.duration)
+        end = End(str(claimed.order.delivery_id), account, recipient, took_us)
         if is_local:
             self._local.end(end.delivery, account, recipient, took_us=took_us, refusal=refusal)
         if is_shared:
