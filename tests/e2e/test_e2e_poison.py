@@ -15,11 +15,11 @@ SHUTDOWN_WITHIN_S = 28
 
 
 def in_hand(running, ids):
-    """Return worker and lost leases of those of the deliveries that are being attempted."""
+    """Return worker and lost leases of those of the deliveries that are being attempted; a lease that is over is none."""
     return running.sql(
         "SELECT d.id, a.worker, coalesce((d.tries ->> 'lease_lost')::int, 0) AS lost FROM deliveries d"
         " JOIN attempts a ON a.delivery_id = d.id AND a.fence = d.fence"
-        " WHERE d.id = ANY(:ids) AND d.state = 'attempting'", ids=list(ids),
+        " WHERE d.id = ANY(:ids) AND d.state = 'attempting' AND d.lease_until > now()", ids=list(ids),
     )  # fmt: skip
 
 
