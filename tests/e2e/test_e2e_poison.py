@@ -15,7 +15,7 @@ SHUTDOWN_WITHIN_S = 28
 
 
 def in_hand(running, ids):
-    """Return worker and lost leases of those of the deliveries that are being attempted; a lease that is over is none."""
+    """Return worker and lost leases of those of the deliveries that are being attempted under a lease that runs."""
     return running.sql(
         "SELECT d.id, a.worker, coalesce((d.tries ->> 'lease_lost')::int, 0) AS lost FROM deliveries d"
         " JOIN attempts a ON a.delivery_id = d.id AND a.fence = d.fence"
