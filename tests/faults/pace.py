@@ -1,7 +1,7 @@
 """Calls against limits: by the stand-ins' own times, in every span of time, wherever it begins.
 
 A call is let go when the limiter says so, and arrives when the wire and the machine let it. So a span may see its calls
-and, beside them, those that were on their way when it began: no more than there are threads. A Redis that lost its
+and, beside them, those that were on their way when it began, which are few. A Redis that lost its
 memory may allow one span twice (see `docs/guarantees.md`); such spans are counted apart.
 """
 
