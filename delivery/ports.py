@@ -348,15 +348,8 @@ class Ledger(Protocol):
 class Hints(Protocol):
     """The way a delivery id reaches a worker. Losing a hint costs time, never a delivery."""
 
-    def send(self, hints: Iterable[Hint]) -> int:
-        """Publish the hints, best effort; return how many went out. Never raises for an absent broker.
-
-        Of many for now only some go out: see `delivery.lane`.
-        """
-        ...
-
-    def backlog(self) -> int | None:
-        """Return how many hints wait for a worker, or None when the broker cannot be asked."""
+    def send(self, hints: Iterable[Hint]) -> None:
+        """Have the hints published, best effort: waits for nothing, and never raises for an absent broker."""
         ...
 
 

@@ -5,7 +5,7 @@ intake checks the fields. Work on the ledger runs in threads, so that the event 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -22,7 +22,6 @@ from ingress.access import Caller, Doorkeeper
 from ingress.bodies import JSON, MOST_SMALL_BYTES, NDJSON, BodyReader, checked, media_type, parsed_object
 from ingress.bulk import MOST_BULK_BYTES, MOST_ITEMS, item_of_body, json_items, ndjson_items
 from ingress.following import Follower
-from ingress.later_hints import LaterHints
 from ingress.openapi import any_command_body, bulk_body, command_body, model_body, refusals
 from ingress.pressure import Pressure
 from ingress.problems import Language, Problem, language_of
@@ -160,10 +159,9 @@ class RestDoor:
 
 def rest_door(app: "Entrega") -> RestDoor:
     """Return what the doors of one process stand on."""
-    intake = replace(app.intake, hints=LaterHints(app.hints))
     doorkeeper = Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key())
     pressure, follower = Pressure(app.archive.due, app.specs), Follower(app.archive.standings)
-    return RestDoor(app, intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
+    return RestDoor(app, app.intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
 
 
 def rest_router(door: RestDoor) -> APIRouter:

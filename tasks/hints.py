@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from delivery.ports import Hint
+from tasks.later import Later
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -56,9 +57,14 @@ class CeleryHints:
         self._clock = clock
         self._pulse = _pulse(app)
         self._felt_at = -_PULSE_EVERY_S
+        self._later = Later(self.publish)
 
-    def send(self, hints: Iterable[Hint]) -> int:
-        """See `delivery.ports.Hints.send`."""
+    def send(self, hints: Iterable[Hint]) -> None:
+        """See `delivery.ports.Hints.send`. Of many for now only some are published: see `delivery.lane`."""
+        self._later.put(_thinned(hints))
+
+    def publish(self, hints: Iterable[Hint]) -> int:
+        """Publish the hints now, best effort; return how many went out. Never raises for an absent broker."""
         wanted = _thinned(hints)
         if not wanted or not self._is_alive():
             return 0
@@ -91,7 +97,7 @@ class CeleryHints:
         return True
 
     def backlog(self) -> int | None:
-        """See `delivery.ports.Hints.backlog`."""
+        """Return how many hints wait for a worker, or None when the broker cannot be asked."""
         if not self._is_alive():
             return None
         try:

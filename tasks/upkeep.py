@@ -61,7 +61,7 @@ def sweep(self: UpkeepTask) -> None:
     for each in Replays(self.app.database).watch():  # before hints are sent: what is stopped goes no further
         _log.info("replay_ended", replay=str(each.id), reason=each.reason)
     started = _start_fallbacks(self.app)
-    told = self.app.hints.send(self.app.callbacks.open_noted(most=_BATCH))
+    told = self.app.hints.publish(self.app.callbacks.open_noted(most=_BATCH))
     hinted = _take_up(self.app)
     if swept.freed or swept.uncertain or swept.dead or swept.expired or started or told or hinted:
         counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
@@ -84,7 +84,7 @@ def _start_fallbacks(app: "Entrega") -> int:
         second = fallbacks.start(each.id, new)
         if second is not None:
             hints.append(Hint(second, kind, new.command.options.priority, account=new.account))
-    app.hints.send(hints)
+    app.hints.publish(hints)
     return len(hints)
 
 
@@ -108,7 +108,7 @@ def _take_up(app: "Entrega") -> int:
     hinted, stale = 0, _STALE if waiting else _STALE_WITH_NONE_WAITING
     for each in app.ledger.backlogs(stale=stale, most=_BATCH):
         room = app.engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
-        hinted += app.hints.send(app.ledger.due(each, stale=stale, waits=room[each.live :]))
+        hinted += app.hints.publish(app.ledger.due(each, stale=stale, waits=room[each.live :]))
     return hinted
 
 
@@ -122,7 +122,7 @@ def absorb_all(app: "Entrega") -> None:
     """Work on inbound events until none waits."""
     while True:
         done = app.inbound.absorb(most=_BATCH)
-        app.hints.send(done.hints)
+        app.hints.publish(done.hints)
         if done.worked < _BATCH:
             return
 

@@ -23,7 +23,7 @@ SLOW = timedelta(seconds=11)
 @pytest.fixture
 def rollouts(monkeypatch, ledger, database):
     settings = load_settings({"database_url": "postgresql://x@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"})
-    hints = SimpleNamespace(backlog=lambda: None, send=lambda hints: 0)
+    hints = SimpleNamespace(backlog=lambda: None, publish=lambda hints: 0)
     parts = {"settings": settings, "ledger": ledger, "database": database, "hints": hints}
     for name, part in parts.items():
         monkeypatch.setitem(app.__dict__, name, part)
