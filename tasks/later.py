@@ -1,7 +1,7 @@
 """Hints that nobody waits for: a submit returns as soon as the row is written, and one thread tells the workers.
 
-Publishing costs as much as the row, and a broker that is frozen would hold a producer for seconds. What a process that is
-killed takes with it is found by the sweep within seconds, as every lost hint is.
+Publishing costs as much as the row, and a broker that is frozen would hold a producer for seconds. What a process that
+is killed takes with it is found by the sweep within seconds, as every lost hint is.
 """
 
 import atexit
