@@ -1,7 +1,7 @@
-"""How many durable submits one producer process makes in a second while nobody delivers: single ones, and sets of 500.
+"""How many durable submits one producer process makes in a second while nobody delivers: single ones, and sets.
 
-`make bench-submits` measures both in turns, beside the same producer handing plain Celery tasks to the broker, which
-keeps no row. Goals: 1,500 a second one by one, 20,000 in sets.
+`make bench-submits` measures them in turns, single ones from one thread and from many, beside the same producer handing
+plain Celery tasks to the broker, which keeps no row. Goals: 1,500 a second one by one, 20,000 in sets.
 
     python -m benchmarks.submits --rounds 7
 """
@@ -43,12 +43,15 @@ class Way:
     case: str
     count: int
     goal: int | None = None
+    threads: int = 1
 
 
 _WAYS = (
-    Way("one by one", "entrega-single", 1_000, 1_500),
+    Way("one by one", "entrega-single", 1_000),
+    Way("one by one, 32 threads", "entrega-single", 4_000, 1_500, threads=32),
     Way("in sets of 500", "entrega-bulk", 10_000, 20_000),
     Way("plain Celery, to the broker only", BASELINE, 1_000),
+    Way("plain Celery, to the broker only, 32 threads", BASELINE, 4_000, threads=32),
 )
 
 
@@ -89,9 +92,10 @@ def _staged(way: Way) -> Any:
 def _one(stage: Stage, way: Way, numbers: Numbers) -> Mapping[str, float]:
     before = {role: cpu_s(pids) for role, pids in stage.roles.items()}
     first = numbers.take(way.count)
-    told = stage.producer.ask(do="submit", first=first, count=way.count, per_second=None, at_once=stage.case.at_once)
+    asked = {"first": first, "count": way.count, "per_second": None, "at_once": stage.case.at_once}
+    told = stage.producer.ask(do="submit", threads=way.threads, **asked)
     spent = {role: (cpu_s(pids) - before[role]) / way.count * 1000 for role, pids in stage.roles.items()}
-    seconds = told["accepted"][-1] - told["began"][0]
+    seconds = max(told["accepted"]) - told["began"][0]
     return {"per_s": way.count / seconds, "producer_ms": spent["producer"], "postgres_ms": spent.get("postgres", 0.0)}
 
 

@@ -41,14 +41,24 @@ class Entry:
     endpoint: UUID | None = None
 
 
-def split_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[UUID, tuple[NewDelivery, bool]]]:
-    """Part the entries that share a key with an earlier one of the same batch: one statement cannot take a key twice.
+@dataclass(frozen=True)
+class Repeat:
+    """An entry that shares a key with an earlier one of its set.
 
-    Returns:
-        The first entries, and for each repeat the first it repeats and whether their bodies agree.
+    Attributes:
+        first: The id of the earlier one.
+        same_body: Whether their bodies agree.
     """
+
+    entry: Entry
+    first: UUID
+    same_body: bool
+
+
+def split_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], list[Repeat]]:
+    """Part the entries that share a key with an earlier one of the same set: one statement cannot take a key twice."""
     owner: dict[Key, Entry] = {}
-    firsts, repeats = [], {}
+    firsts, repeats = [], []
     for each in entries:
         shared = next((key for key in each.keys if key in owner), None)
         if shared is None:
@@ -56,7 +66,7 @@ def split_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[UUID, tup
             owner |= dict.fromkeys(each.keys, each)
         else:
             first = owner[shared]
-            repeats[each.new.id] = (first.new, first.keys[shared][0] == each.keys[shared][0])
+            repeats.append(Repeat(each, first.new.id, first.keys[shared][0] == each.keys[shared][0]))
     return firsts, repeats
 
 

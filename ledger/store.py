@@ -24,8 +24,9 @@ from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import fetch, statement, transaction
 from ledger.endpoints import PostgresEndpoints
-from ledger.entries import Entry, Key, canonical, new_row, payload_place, split_repeats, wanted_keys
+from ledger.entries import Entry, Key, Repeat, canonical, new_row, payload_place, split_repeats, wanted_keys
 from ledger.sealing import Unreadable, unseal
+from ledger.together import Together
 from ledger.vault import Vault
 
 # Waits up to here are also carried by a Celery retry; longer ones live in Postgres alone.
@@ -50,11 +51,18 @@ class PostgresLedger:
         return PostgresEndpoints(self.engine, self.vault)
 
     def open(self, new: Sequence[NewDelivery]) -> list[Opened]:
-        """See `delivery.ports.Ledger.open`.
+        """See `delivery.ports.Ledger.open`. Single ones of several threads are written together.
 
         Raises:
             LedgerUnavailable: Postgres is away; nothing was promised, and opening the same again is safe.
         """
+        return [self._together(new[0])] if len(new) == 1 else self._open_set(new)
+
+    @cached_property
+    def _together(self) -> Together[NewDelivery, Opened]:
+        return Together(self._open_set)
+
+    def _open_set(self, new: Sequence[NewDelivery]) -> list[Opened]:
         entries = self._entries(new)
         # A delivery that wins one of two keys has to give it back, and caps are counted first: more than one statement.
         single = all(len(each.keys) == 1 and not each.new.policy.counts for each in entries)
@@ -151,9 +159,20 @@ class PostgresLedger:
             pending = unsealed
         opened |= self._standing(connection, [each for each in firsts if each.new.id not in opened], looping)
         quotas.freeze(connection, {each.new.producer for each in firsts if opened[each.new.id].refusal})
-        for repeat, (first, same_body) in repeats.items():
-            opened[repeat] = _repeat_of(opened[first.id], same_body=same_body)
+        opened |= self._repeated(connection, repeats, opened)
         return [opened[each.new.id] for each in entries]
+
+    def _repeated(
+        self, connection: Connection, repeats: Sequence[Repeat], opened: Mapping[UUID, Opened]
+    ) -> dict[UUID, Opened]:
+        """Answer those that repeat one of their own set; where that one lost its key, by what stands for both."""
+        lost = [each.entry for each in repeats if not (first := opened[each.first]).fresh and first.refusal is None]
+        answers = self._standing(connection, lost, ())
+        return answers | {
+            each.entry.new.id: _repeat_of(opened[each.first], same_body=each.same_body)
+            for each in repeats
+            if each.entry.new.id not in answers
+        }
 
     def _entries(self, new: Sequence[NewDelivery]) -> list[Entry]:
         return [self._with_endpoint(self._entry(each)) for each in new]

@@ -4,7 +4,7 @@
 
 Shape: {"do": "versions"} -> {"python": "3.11.7", "celery": "5.7.0"}
 Shape: {"do": "prepare"} -> {}
-Shape: {"do": "submit", "first": 0, "count": 100, "per_second": null, "at_once": 1}
+Shape: {"do": "submit", "first": 0, "count": 100, "per_second": null, "at_once": 1, "threads": 1}
     -> {"ids": [...], "began": [...], "accepted": [...]}, seconds of the system-wide monotonic clock
 """
 
@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -42,6 +43,8 @@ def _answer(module: ModuleType, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         if hasattr(module, "prepare"):
             module.prepare()
         return {}
+    if asked.get("threads", 1) > 1:
+        return _submit_side_by_side(module, asked["first"], asked["count"], asked["threads"])
     return _submit(module, asked["first"], asked["count"], asked["per_second"], asked["at_once"])
 
 
@@ -63,6 +66,18 @@ def _submit(module: ModuleType, first: int, count: int, per_second: float | None
         ids += _told(module, due, at_once)
         began += [begins] * len(due)
         accepted += [time.monotonic()] * len(due)
+    return {"ids": ids, "began": began, "accepted": accepted}
+
+
+def _submit_side_by_side(module: ModuleType, first: int, count: int, threads: int) -> Mapping[str, Any]:
+    """Submit messages one by one from several threads, as fast as it goes."""
+
+    def submit(number: int) -> tuple[str, float, float]:
+        begins = time.monotonic()
+        return module.submit(_message(number)), begins, time.monotonic()
+
+    with ThreadPoolExecutor(threads) as pool:
+        ids, began, accepted = zip(*pool.map(submit, range(first, first + count)), strict=True)
     return {"ids": ids, "began": began, "accepted": accepted}
 
 

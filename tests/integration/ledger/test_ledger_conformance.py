@@ -89,6 +89,15 @@ def test_repeats_within_one_batch_stand_for_one_delivery(ledger, archive):
     assert len(archive.search()) == 2
 
 
+def test_repeats_within_one_set_are_compared_with_what_stands_for_their_key_already(ledger):
+    (first,) = ledger.open([new(lead(1, key="pedido-1"))])
+
+    results = ledger.open([new(lead(2, key="pedido-1")), new(lead(1, key="pedido-1")), new(lead(2, key="pedido-1"))])
+
+    assert [(each.id, each.fresh) for each in results] == [(first.id, False)] * 3
+    assert [each.same_body for each in results] == [False, True, False]
+
+
 def test_parallel_submits_with_one_key_open_one_delivery(ledger, archive):
     with ThreadPoolExecutor(12) as pool:
         results = list(pool.map(lambda _: ledger.open([new(lead(key="k1"))])[0], range(24)))
