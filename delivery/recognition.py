@@ -95,7 +95,7 @@ _SECRET_SIGN = _any_of(
     "pwd= authorization cookie :// bearer basic eyj eaa pat- whsec_ rk_ sk_ pk_ rk- sk- pk- gh wamid. nome name "
     "obs cpf cnpj body text caption html subject mensagem"
 )
-_PLAIN = re.compile(r"(?![rsp]k_|whsec_|gh)[a-z_]{1,32}|[A-Z]{1,8}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PLAIN = re.compile(r"(?![rsp]k_|whsec_|gh)[a-z_]{1,32}|[A-Z]{1,8}|\d{1,7}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEPARATOR = re.compile(r"[=:\s]")
 _NUMBER_SIGN = re.compile(r"(?:\d\D{0,3}){7}\d|[0-9A-Za-z]{4}-?\d\d(?!\d)|[A-Z]{2}\.[A-Za-z0-9]{8}")
 

@@ -23,6 +23,8 @@ JsonLike = None | bool | int | float | str | list["JsonLike"] | dict[str, "JsonL
 
 _MOST_ITEMS = 500
 _DEEPEST = 12
+# No person's number has seven digits or fewer.
+_SHORTEST_NUMBER = 10_000_000
 
 
 def mask_value(value: object) -> JsonLike:
@@ -116,6 +118,8 @@ def _mask_scalar(value: object) -> JsonLike:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
+        if abs(value) < _SHORTEST_NUMBER:
+            return value
         masked = mask_text(str(value))
         return masked if "*" in masked else value
     if isinstance(value, str):

@@ -89,8 +89,10 @@ def _is_for_a_person(mode: Mode, stream: TextIO) -> bool:
 
 def _replace_handlers(handler: logging.Handler, level: int) -> None:
     root = logging.getLogger()
-    # No line of ours shows them, and they cost a third of it. Source: Python 3.11, "Logging HOWTO", Optimization.
+    # No line of ours shows them, nor who called, and they cost a third of it. Source: Python 3.11, "Logging HOWTO",
+    # Optimization.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - as the page says
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name, floor in _FLOORS.items():
