@@ -118,9 +118,7 @@ def _mask_scalar(value: object) -> JsonLike:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        if abs(value) < _SHORTEST_NUMBER:
-            return value
-        masked = mask_text(str(value))
+        masked = mask_text(str(value)) if abs(value) >= _SHORTEST_NUMBER else ""
         return masked if "*" in masked else value
     if isinstance(value, str):
         return mask_text(value)

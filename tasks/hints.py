@@ -66,7 +66,7 @@ class CeleryHints:
     def publish(self, hints: Iterable[Hint]) -> int:
         """Publish the hints now, best effort; return how many went out. Never raises for an absent broker."""
         wanted = _thinned(hints)
-        if not wanted or not self._is_alive():
+        if not wanted or not self._is_alive(len(wanted)):
             return 0
         try:
             # One pipeline for all: a lost one loses hints, and hints may be lost.
@@ -86,7 +86,7 @@ class CeleryHints:
 
     def wake(self, task: str, *, queue: str) -> bool:
         """Ask a worker to carry out a task without arguments now, best effort; return whether the broker took it."""
-        if not self._is_alive():
+        if not self._is_alive(1):
             return False
         try:
             with self._app.producer_pool.acquire(block=True, timeout=5) as producer:
@@ -98,7 +98,7 @@ class CeleryHints:
 
     def backlog(self) -> int | None:
         """Return how many hints wait for a worker, or None when the broker cannot be asked."""
-        if not self._is_alive():
+        if not self._is_alive(0):
             return None
         try:
             with self._producers.acquire(block=True, timeout=5) as producer:
@@ -109,7 +109,7 @@ class CeleryHints:
         except _BROKER_FAULTS:
             return None
 
-    def _is_alive(self) -> bool:
+    def _is_alive(self, hints: int) -> bool:
         if self._pulse is None:
             return False  # a producer that knows Postgres alone: the workers' sweep finds its deliveries
         if self._clock() - self._felt_at < _PULSE_EVERY_S:
@@ -117,7 +117,7 @@ class CeleryHints:
         try:
             self._pulse.ping()
         except _BROKER_FAULTS as err:
-            self._lost(None, err)
+            self._lost(hints, err)
             return False
         self._felt_at = self._clock()
         return True
@@ -146,7 +146,7 @@ class CeleryHints:
             **message.properties,
         )
 
-    def _lost(self, hints: int | None, err: Exception) -> None:
+    def _lost(self, hints: int, err: Exception) -> None:
         self._felt_at = -_PULSE_EVERY_S
         _log.warning("broker_away", hints_lost=hints, fault=type(err).__name__, next="the sweep sends them again")
 
