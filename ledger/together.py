@@ -4,6 +4,7 @@ While a set is written the next one gathers, so a thread that is alone waits for
 little more than one.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -32,6 +33,11 @@ class Together(Generic[Asked, Answer]):
 
     def __init__(self, act: Callable[[Sequence[Asked]], Sequence[Answer]]) -> None:
         self._act = act
+        self._renew()
+        # A child that was forked has none of the threads whose sets are under way here.
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
         self._changed = threading.Condition()
         self._waiting: list[_Place[Asked, Answer]] = []
         self._sets = 0

@@ -1,5 +1,6 @@
 """Group commit: who shares a set, and what each is told when a set fails."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,6 +63,30 @@ def test_a_set_whose_thread_is_interrupted_holds_up_nobody():
     assert len(told) == 4
     assert set(told) < {10, 20, 30, 40, 50}
     assert sets.together(9) == 90
+
+
+def test_a_child_that_was_forked_waits_for_no_set_of_its_parent():
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def act(numbers):
+        begun.release()
+        go_on.wait(60)
+        return numbers
+
+    together = Together(act)
+    with ThreadPoolExecutor(2) as pool:
+        led = [pool.submit(together, number) for number in (1, 2)]
+        assert begun.acquire(timeout=60)
+        assert begun.acquire(timeout=60)
+        child = os.fork()
+        if not child:
+            go_on.set()
+            os._exit(together(3))
+        _, status = os.waitpid(child, 0)
+        go_on.set()
+
+    assert os.waitstatus_to_exitcode(status) == 3
+    assert [each.result() for each in led] == [1, 2]
 
 
 def test_one_alone_is_told_its_own_fault_and_asked_once():
