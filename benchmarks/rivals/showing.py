@@ -1,7 +1,8 @@
 """The figures as a table on the terminal, and as a page with charts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +16,11 @@ _COLUMNS = (
     "system", "deliveries/s", "ratio", "CPU all", "ratio", "workers", "Postgres", "Valkey", "memory", "submits/s",
     "in flight", "half load", "p50", "p95", "p99", "lost", "double",
 )  # fmt: skip
+_AGAINST = ("against", "entrega", "deliveries/s", "CPU of workers", "p50", "p99")
 _LEGEND = (
     "deliveries/s: from the first submit to the last answer, all submitted as fast as it goes. CPU: seconds for 1,000 "
-    "deliveries, without the producer; workers with beat. Ratio: to the careful Celery task. Memory: MiB of the same "
+    "deliveries, without the producer; workers with beat. Ratio: to the careful Celery task, taken in each round and "
+    "then the median, because a machine changes between rounds. Memory: MiB of the same "
     "processes at their most (shared pages once). In flight: the most that the provider saw. Half load: deliveries/s "
     "submitted at fixed instants; p50, p95, p99: ms from accepted to the provider's socket then (the JSON also has it "
     "from the call of submit)."
@@ -31,15 +34,11 @@ def total(by_role: Mapping[str, float]) -> float:
 
 
 def show(kept: Mapping[str, Any]) -> None:
-    """Print one table for each latency, the ratios, and what failed."""
+    """Print the figures and the ratios of each latency, and what failed."""
     console = Console(width=160)
     for latency in kept["setup"]["latencies_ms"]:
-        rows = table_rows(kept, latency)
-        table = Table(*_COLUMNS, title=f"The provider answers after {latency} ms", box=None, header_style="dim")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        _show_ratios(console, kept, latency)
+        _show_table(console, f"The provider answers after {latency} ms", _COLUMNS, table_rows(kept, latency))
+        _show_table(console, f"Entrega against each, {latency} ms", _AGAINST, ratio_rows(kept, latency))
     console.print(_LEGEND, style="dim")
     for each in kept["failures"]:
         console.print(f"failed: {each['case']}, round {each['round']}: {each['reason']}", style="red", markup=False)
@@ -47,22 +46,27 @@ def show(kept: Mapping[str, Any]) -> None:
         console.print(f"{name}: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
+def _show_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*columns, title=title, title_justify="left", box=None, header_style="dim")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
 def table_rows(kept: Mapping[str, Any], latency: int) -> list[tuple[str, ...]]:
     """Return the rows of the table of one latency; a system without figures says so."""
     found = {each["case"]: each for each in kept["medians"] if each["latency_ms"] == latency}
-    return [
-        _row(found[name], found.get(BASELINE)) if name in found else _failed(name) for name in kept["setup"]["cases"]
-    ]
+    return [_row(kept, found[name]) if name in found else _failed(name) for name in kept["setup"]["cases"]]
 
 
 def _failed(name: str) -> tuple[str, ...]:
     return (name, "failed", *[""] * (len(_COLUMNS) - 2))
 
 
-def _row(one: Mapping[str, Any], base: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _row(kept: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[str, ...]:
     backlog, half, cpu = one["backlog"], one["half"], one["backlog"]["cpu"]
-    speed = _ratio(backlog["per_s"], base["backlog"]["per_s"]) if base else ""
-    cost = _ratio(total(cpu), total(base["backlog"]["cpu"])) if base else ""
+    pair = (one["case"], BASELINE)
+    speed, cost = (_ratio(kept, one["latency_ms"], pair, of) for of in (_speed, _cpu_of_all))
     parts = (cpu.get("workers", 0) + cpu.get("beat", 0), cpu.get("postgres", 0), cpu.get("valkey", 0))
     waits = half["times"]["accepted"]
     return (
@@ -73,29 +77,48 @@ def _row(one: Mapping[str, Any], base: Mapping[str, Any] | None) -> tuple[str, .
     )  # fmt: skip
 
 
-def _ratio(one: float, other: float) -> str:
-    return f"{one / other:.2f}" if one > 0 and other > 0 else "-"
+def _speed(run: Mapping[str, Any]) -> float:
+    return run["backlog"]["per_s"]
 
 
-def _show_ratios(console: Console, kept: Mapping[str, Any], latency: int) -> None:
-    for line in ratio_lines(kept, latency):
-        console.print(line, style="bold")
+def _cpu_of_all(run: Mapping[str, Any]) -> float:
+    return total(run["backlog"]["cpu"])
 
 
-def ratio_lines(kept: Mapping[str, Any], latency: int) -> list[str]:
+def _cpu_of_workers(run: Mapping[str, Any]) -> float:
+    return run["backlog"]["cpu"]["workers"]
+
+
+def _p50(run: Mapping[str, Any]) -> float:
+    return run["half"]["times"]["accepted"]["p50"]
+
+
+def _p99(run: Mapping[str, Any]) -> float:
+    return run["half"]["times"]["accepted"]["p99"]
+
+
+def _ratio(
+    kept: Mapping[str, Any], latency: int, pair: tuple[str, str], of: Callable[[Mapping[str, Any]], float]
+) -> str:
+    """Return the median of the ratios within each round, in which both ran shortly after each other."""
+    one, other = ({run["round"]: of(run) for run in _runs(kept, name, latency)} for name in pair)
+    ratios = [one[n] / other[n] for n in sorted(one.keys() & other.keys()) if one[n] > 0 and other[n] > 0]
+    return f"{median(ratios):.2f}" if ratios else "-"
+
+
+def _runs(kept: Mapping[str, Any], case: str, latency: int) -> list[Mapping[str, Any]]:
+    return [run for run in kept["runs"] if (run["case"], run["latency_ms"]) == (case, latency)]
+
+
+def ratio_rows(kept: Mapping[str, Any], latency: int) -> list[tuple[str, ...]]:
     """Return Entrega against each rival: deliveries a second (more is better), CPU and waiting (less is better)."""
-    found = {each["case"]: each for each in kept["medians"] if each["latency_ms"] == latency}
-    mine = [found[name] for name in _OURS if name in found]
-    rivals = [each for name, each in found.items() if name not in _OURS]
-    return [f"{one['case']} against " + "; ".join(_against(one, other) for other in rivals) for one in mine if rivals]
-
-
-def _against(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    speed = _ratio(one["backlog"]["per_s"], other["backlog"]["per_s"])
-    workers = _ratio(one["backlog"]["cpu"]["workers"], other["backlog"]["cpu"]["workers"])
-    waits = [each["half"]["times"]["accepted"] for each in (one, other)]
-    p50, p99 = (_ratio(waits[0][name], waits[1][name]) for name in ("p50", "p99"))
-    return f"{other['case']}: deliveries/s {speed}, CPU of workers {workers}, p50 {p50}, p99 {p99}"
+    found = [each["case"] for each in kept["medians"] if each["latency_ms"] == latency]
+    mine, rivals = ([name for name in found if (name in _OURS) is ours] for ours in (True, False))
+    return [
+        (rival, name, *(_ratio(kept, latency, (name, rival), of) for of in (_speed, _cpu_of_workers, _p50, _p99)))
+        for name in mine
+        for rival in rivals
+    ]
 
 
 def draw(kept: Mapping[str, Any], page: Path) -> None:
@@ -118,12 +141,33 @@ def _drawn(kept: Mapping[str, Any]) -> str:
 
 def _drawn_latency(kept: Mapping[str, Any], latency: int) -> str:
     rows = table_rows(kept, latency)
-    lines = ["| " + " | ".join(row) + " |" for row in (_COLUMNS, ("---",) * len(_COLUMNS), *rows)]
+    figures = _drawn_table(_COLUMNS, rows)
+    against = _drawn_table(_AGAINST, ratio_rows(kept, latency))
     worked = [row for row in rows if row[1] != "failed"]
     title = f"### The provider answers after {latency} ms"
     speed = _chart(f"Deliveries per second, {latency} ms", [(row[0], row[1]) for row in worked])
     cost = _chart(f"CPU seconds for 1,000 deliveries, {latency} ms", [(row[0], row[3]) for row in worked])
-    return "\n".join((title, "", *lines, "", *speed, "", *cost, "", ""))
+    return "\n".join(
+        (
+            title,
+            "",
+            *figures,
+            "",
+            "Entrega divided by each, the median of the rounds' ratios:",
+            "",
+            *against,
+            "",
+            *speed,
+            "",
+            *cost,
+            "",
+            "",
+        )
+    )
+
+
+def _drawn_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (columns, ("---",) * len(columns), *rows)]
 
 
 def _chart(title: str, bars: Sequence[tuple[str, str]]) -> list[str]:
