@@ -6,7 +6,7 @@ called, and no exception leaves an attempt unsettled.
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -65,9 +65,10 @@ class Engine:
         admitted, turned_back = self.admit(claimed)
         return self.conclude([self.attempt(each, since) for each in admitted], turned_back)
 
-    def claim_next(self, account: str, kind: str, *, most: int) -> list[Claimed]:
+    def claim_next(self, account: str, kind: str, *, most: int, first: Collection[UUID] = ()) -> list[Claimed]:
         """Take what waits for one account; see `delivery.ports.Ledger.claim_next`."""
-        return self.ledger.claim_next(account, kind, most=most, worker=self.worker, leases=self._leases())
+        leases = self._leases()
+        return self.ledger.claim_next((account, kind), most=most, first=first, worker=self.worker, leases=leases)
 
     def admit(self, claimed: Sequence[Claimed], *, paced: bool = False) -> tuple[list[Claimed], list[Settlement]]:
         """Ask the gates about claimed deliveries.

@@ -15,6 +15,7 @@ from datetime import timedelta
 from enum import Enum, auto
 from functools import partial
 from queue import SimpleQueue
+from uuid import UUID
 
 from delivery.engine import Engine
 from delivery.outcomes import Deferred
@@ -65,8 +66,8 @@ class Lanes:
     gather: timedelta = timedelta(milliseconds=5)
     monotonic: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
-    # The lanes that are being worked, and whether somebody asked for a look since the last one.
-    _wanted: dict[tuple[str, str], bool] = field(default_factory=dict)
+    # The lanes in which something is still being taken up.
+    _worked: "dict[tuple[str, str], _Flight]" = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None]) -> Turn:
@@ -78,46 +79,58 @@ class Lanes:
         Raises:
             LedgerUnavailable: Postgres is away; what was claimed and not settled waits for the end of its lease.
         """
-        lane = (account, kind)
+        lane, flight = (account, kind), _Flight(self, told)
         with self._lock:
-            is_busy = lane in self._wanted
-            self._wanted[lane] = True
-        if is_busy:
+            worked = self._worked.setdefault(lane, flight)
+            worked.is_asked = True
+        if worked is not flight:
             return Turn.BUSY
         try:
-            end = self.monotonic() + self.turn.total_seconds()
-            turn = Turn.EMPTY
-            while turn is Turn.EMPTY and self._looks(lane):
-                turn = self._work(account, kind, told, end)
-        except BaseException:
-            self._leave(lane)
-            raise
-        if turn is not Turn.EMPTY:
-            self._leave(lane)
+            turn = self._work(lane, flight)
+        finally:
+            # Calls that are still under way hold up nobody who finds more to do in this lane.
+            left = self._leave(lane, flight)
+            try:
+                self._claim(lane, flight, left, most=0)
+            finally:
+                flight.end()
+        return Turn.SHUT if flight.is_stopped else turn
+
+    def takes(self, account: str, kind: str, delivery_id: UUID) -> bool:
+        """Hand a delivery to the lane if it is being worked here; return whether it was taken.
+
+        Only a lane takes it that has room, so that it waits behind no slow calls, and is far from its limits: near
+        them each delivery gets a slot of its own.
+        """
+        with self._lock:
+            worked = self._worked.get((account, kind))
+            if worked is None or not worked.has_room():
+                return False
+            worked.handed.append(delivery_id)
+            return True
+
+    def _work(self, lane: tuple[str, str], flight: "_Flight") -> Turn:
+        end = self.monotonic() + self.turn.total_seconds()
+        turn: Turn | None = Turn.EMPTY
+        while turn is None or (turn is Turn.EMPTY and self._looks(lane, flight)):
+            turn = self._take(*lane, flight, end)
         return turn
 
-    def _looks(self, lane: tuple[str, str]) -> bool:
+    def _looks(self, lane: tuple[str, str], flight: "_Flight") -> bool:
         """Leave the lane, unless somebody asked for a look since the last one."""
         with self._lock:
-            if self._wanted[lane]:
-                self._wanted[lane] = False
+            if flight.is_asked or flight.handed:
+                flight.is_asked = False
                 return True
-            del self._wanted[lane]
+            del self._worked[lane]
             return False
 
-    def _leave(self, lane: tuple[str, str]) -> None:
+    def _leave(self, lane: tuple[str, str], flight: "_Flight") -> list[UUID]:
+        """Leave the lane; return what was handed to it in the last moment."""
         with self._lock:
-            del self._wanted[lane]
-
-    def _work(self, account: str, kind: str, told: Callable[[Sequence[Settlement]], None], end: float) -> Turn:
-        flight = _Flight(self, told)
-        turn = None
-        try:
-            while turn is None:
-                turn = self._take(account, kind, flight, end)
-        finally:
-            flight.end()
-        return Turn.SHUT if flight.is_stopped else turn
+            if self._worked.get(lane) is flight:
+                del self._worked[lane]
+            return flight.taken_over()
 
     def _take(self, account: str, kind: str, flight: "_Flight", end: float) -> Turn | None:
         """Claim and admit a set and begin its calls; return how the turn ends, None when it goes on."""
@@ -131,10 +144,20 @@ class Lanes:
         if waits[0]:
             self.pause(waits[0].total_seconds())
             return None
-        free, since = waits.count(timedelta()), self.monotonic()
-        claimed = self.engine.claim_next(account, kind, most=min(most, free))
-        admitted, turned_back = self.engine.admit(claimed, paced=free == ample)
-        flight.begin(admitted, since, paced=free == ample)
+        free = waits.count(timedelta())
+        flight.is_ample = free == ample
+        with self._lock:
+            handed = flight.taken_over()
+        return self._claim((account, kind), flight, handed, most=min(most, free))
+
+    def _claim(self, lane: tuple[str, str], flight: "_Flight", handed: list[UUID], *, most: int) -> Turn | None:
+        """Claim what was handed over and what else there is room for, admit it and begin its calls."""
+        if not handed and not most:
+            return None
+        since = self.monotonic()
+        claimed = self.engine.claim_next(*lane, most=max(0, most - len(handed)), first=handed)
+        admitted, turned_back = self.engine.admit(claimed, paced=flight.is_ample)
+        flight.begin(admitted, since, paced=flight.is_ample)
         if turned_back:
             flight.told(self.engine.conclude([], turned_back))
         if any(map(_was_turned_back, turned_back)):
@@ -147,7 +170,8 @@ class _Flight:
 
     def __init__(self, lanes: Lanes, told: Callable[[Sequence[Settlement]], None]) -> None:
         self.told = told
-        self.is_stopped = False
+        self.is_stopped = self.is_asked = self.is_ample = False
+        self.handed: list[UUID] = []
         self._lanes = lanes
         self._ready: deque[Callable[[], Settlement]] = deque()
         self._ended: SimpleQueue[Settlement | None] = SimpleQueue()
@@ -171,10 +195,20 @@ class _Flight:
 
     def wait_for_room(self) -> int:
         """Wait until a set is worth its claim, and not too much is unsettled; return how many may be claimed."""
-        most = self._lanes.at_once + self._lanes.ahead
         with self._room:
-            self._room.wait_for(lambda: self._under_way() <= self._lanes.at_once and self._unsettled <= 2 * most)
-            return most - self._under_way()
+            self._room.wait_for(self._may_claim)
+            return self._most() - self._under_way()
+
+    def has_room(self) -> bool:
+        """Tell whether the next look comes soon."""
+        with self._room:
+            is_free = self._may_claim() and len(self.handed) < self._lanes.ahead
+            return is_free and self.is_ample and not self.is_stopped
+
+    def taken_over(self) -> list[UUID]:
+        """Return what was handed over since the last time."""
+        handed, self.handed = self.handed, []
+        return handed
 
     def end(self) -> None:
         """Wait until everything that was begun is settled.
@@ -188,6 +222,12 @@ class _Flight:
             self._room.wait_for(lambda: not self._under_way())
         self._ended.put(None)
         self._settler.result()
+
+    def _may_claim(self) -> bool:
+        return self._under_way() <= self._lanes.at_once and self._unsettled <= 2 * self._most()
+
+    def _most(self) -> int:
+        return self._lanes.at_once + self._lanes.ahead
 
     def _under_way(self) -> int:
         return self._calling + len(self._ready)

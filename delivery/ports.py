@@ -305,11 +305,20 @@ class Ledger(Protocol):
         ...
 
     def claim_next(
-        self, account: str, kind: str, *, most: int, worker: str, leases: Mapping[str, timedelta]
+        self,
+        lane: tuple[str, str],
+        *,
+        most: int,
+        worker: str,
+        leases: Mapping[str, timedelta],
+        first: Collection[UUID] = (),
     ) -> list[Claimed]:
-        """Take ready deliveries of one account and kind, most urgent and oldest first; otherwise as `claim`.
+        """Take `first`, as `claim` does, and what is ready in a lane, most urgent and oldest first.
 
         Those with an order key, and those that may be what kills their workers, wait for their own hints.
+
+        Args:
+            lane: An account and a kind.
         """
         ...
 

@@ -84,11 +84,11 @@ _REPLAY = text(f"""
              next_at = p.due, hinted_at = CASE WHEN p.due > now() THEN NULL ELSE now() END, settled_at = NULL,
              expires_at = p.due + d.lifetime, replay = CAST(:replay AS uuid)
       FROM picked p WHERE d.id = p.id AND d.state IN ('dead', 'held')
-      RETURNING d.id, d.account, d.kind, d.priority, d.state
+      RETURNING d.id, d.account, d.kind, d.priority, d.state, d.order_key IS NOT NULL AS in_order
     ), written AS (
       INSERT INTO audit (actor, action, delivery_id, reason) SELECT :actor, 'replayed', id, :reason FROM replayed
     )
-    SELECT id, account, kind, priority, state FROM replayed ORDER BY priority, id
+    SELECT id, account, kind, priority, state, in_order FROM replayed ORDER BY priority, id
 """)  # noqa: S608 - as above
 
 _CANCEL = text(f"""
@@ -324,7 +324,9 @@ def replay_in(
     values = {"ids": ids, "replay": replay, "step_s": step.total_seconds(), "doubtful": sorted(DOUBTFUL_CODES)}
     rows = connection.execute(_REPLAY, values | asdict(signed)).all()
     hints = tuple(
-        Hint(row.id, row.kind, PRIORITIES[row.priority], account=row.account) for row in rows if row.state == "ready"
+        Hint(row.id, row.kind, PRIORITIES[row.priority], alone=row.in_order, account=row.account)
+        for row in rows
+        if row.state == "ready"
     )
     return Replayed(tuple(row.id for row in rows), hints)
 

@@ -117,7 +117,7 @@ _CLAIM = f"""
         AND {UNBLOCKED}
       FOR UPDATE OF d SKIP LOCKED
     ), lease AS (
-      SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:leases AS float8[])) AS lease (kind, seconds)
+      SELECT key AS kind, value::float8 AS seconds FROM json_each_text(CAST(:leases AS json))
     ), alone AS (
       INSERT INTO quarantine AS q (name, delivery_id, until)
       SELECT 'poison', p.id, now() + lease.seconds * interval '1 second'
@@ -178,21 +178,19 @@ CLAIM_NEXT = _short(f"""
           AND d.next_at <= now() AND d.expires_at > now() AND NOT {SUSPECT} AND {RUNNING}
         ORDER BY d.next_at LIMIT :most FOR UPDATE SKIP LOCKED
       ) f LIMIT :most
-    ), {_CLAIM.replace("CAST(:ids AS uuid[])", "ARRAY(SELECT id FROM next)")} {_CLAIMED}
+    ), {_CLAIM.replace("CAST(:ids AS uuid[])", "ARRAY(SELECT id FROM next) || CAST(:first AS uuid[])")} {_CLAIMED}
 """)  # noqa: S608 - pieces of `ledger.order` and `ledger.order_hints`
 
 # A receipt may come after the lease ended and the sweep moved the row. As long as nobody claimed it since (same fence),
 # the proof wins, unless the provider told meanwhile that this very message failed. An attempt that a closed gate
-# stopped is undone as if it had never been begun.
+# stopped is undone as if it had never been begun. The limit says how many rows there are: the planner would expect a
+# hundred, and read the whole of a table that it believes to be small.
 SETTLE = _short("""
     WITH ended AS (
-      SELECT * FROM unnest(
-        CAST(:ids AS uuid[]), CAST(:fences AS int[]), CAST(:states AS text[]), CAST(:outcomes AS text[]),
-        CAST(:codes AS text[]), CAST(:reasons AS text[]), CAST(:waits AS float8[]), CAST(:parked AS bool[]),
-        CAST(:burned AS bool[]), CAST(:receipts AS text[]), CAST(:statuses AS int[]),
-        CAST(:provider_codes AS text[]), CAST(:durations AS float8[]), CAST(:paced AS bool[])
-      ) AS ended (id, fence, state, outcome, code, reason, wait_s, parked, burned, receipt, http_status,
-                  provider_code, duration_ms, paced)
+      SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS ended (
+        id uuid, fence int, state text, outcome text, code text, reason text, wait_s float8, parked bool, burned bool,
+        receipt text, http_status int, provider_code text, duration_ms float8, paced bool
+      ) LIMIT :many
     ), changed AS (
       UPDATE deliveries d
          SET state = e.state, lease_until = NULL, code = e.code, reason = e.reason,

@@ -87,17 +87,24 @@ class PostgresLedger:
         return self._claim(sql.CLAIM, {"ids": list(ids)}, worker, leases)
 
     def claim_next(
-        self, account: str, kind: str, *, most: int, worker: str, leases: Mapping[str, timedelta]
+        self,
+        lane: tuple[str, str],
+        *,
+        most: int,
+        worker: str,
+        leases: Mapping[str, timedelta],
+        first: Collection[UUID] = (),
     ) -> list[Claimed]:
         """See `delivery.ports.Ledger.claim_next`. Raises as `claim`."""
-        return self._claim(sql.CLAIM_NEXT, {"account": account, "kind": kind, "most": most}, worker, leases)
+        account, kind = lane
+        values = {"account": account, "kind": kind, "most": most, "first": list(first)}
+        return self._claim(sql.CLAIM_NEXT, values, worker, leases)
 
     def _claim(
         self, chosen: TextClause, values: dict[str, object], worker: str, leases: Mapping[str, timedelta]
     ) -> list[Claimed]:
-        values |= {
-            "worker": worker, "kinds": list(leases), "leases": [each.total_seconds() for each in leases.values()],
-        }  # fmt: skip
+        seconds = {kind: lease.total_seconds() for kind, lease in leases.items()}
+        values |= {"worker": worker, "leases": to_json(seconds).decode()}
         with statement(self.engine) as connection:
             rows = fetch(connection, chosen, values)
         claimed = [self.read(row) for row in rows]
@@ -113,10 +120,10 @@ class PostgresLedger:
         ended = list(settlements)
         if not ended:
             return set()
-        columns = _columns([_ending(each) for each in ended])
+        values = _rows([_ending(each) for each in ended]) | {"short_s": SHORT_WAIT.total_seconds()}
         has_fallback = any(each.claimed.order.command.options.fallback for each in ended)
         with (transaction if has_fallback else statement)(self.engine) as connection:
-            changed = fetch(connection, sql.SETTLE, columns | {"short_s": SHORT_WAIT.total_seconds()})
+            changed = fetch(connection, sql.SETTLE, values)
             call_back(connection, [row.unneeded for row in changed if row.unneeded])
             return {row.id for row in changed}
 
@@ -281,52 +288,51 @@ class PostgresLedger:
             return
         endings = [
             _Ending(
-                ids=row.id, fences=row.fence, states="dead", outcomes="rejected", codes="unreadable",
-                reasons="the sealed payload cannot be opened: was it erased, or is a master key missing?",
+                id=row.id, fence=row.fence, state="dead", outcome="rejected", code="unreadable",
+                reason="the sealed payload cannot be opened: was it erased, or is a master key missing?",
             )
             for row in rows
         ]  # fmt: skip
         with transaction(self.engine) as connection:
-            connection.execute(sql.SETTLE, _columns(endings) | {"short_s": 0})
+            connection.execute(sql.SETTLE, _rows(endings) | {"short_s": 0})
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """One settled attempt, as the columns of the SETTLE statement."""
+    """One settled attempt, as a row of the SETTLE statement."""
 
-    ids: UUID
-    fences: int
-    states: str
-    outcomes: str
-    codes: str
-    reasons: str | None = None
-    waits: float | None = None
+    id: UUID
+    fence: int
+    state: str
+    outcome: str
+    code: str
+    reason: str | None = None
+    wait_s: float | None = None
     parked: bool = False
     burned: bool = True
-    receipts: str | None = None
-    statuses: int | None = None
-    provider_codes: str | None = None
-    durations: float | None = None
+    receipt: str | None = None
+    http_status: int | None = None
+    provider_code: str | None = None
+    duration_ms: float | None = None
     paced: bool = False
 
 
 def _ending(settlement: Settlement) -> _Ending:
     outcome, claimed = settlement.outcome, settlement.claimed
-    waits = outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None
     return _Ending(
-        ids=claimed.order.delivery_id,
-        fences=claimed.fence,
-        states=_state(outcome),
-        outcomes=type(outcome).__name__.lower(),
-        codes=outcome.code,
-        reasons=None if isinstance(outcome, Succeeded) else outcome.reason[:_LONGEST_REASON],
-        waits=waits,
+        id=claimed.order.delivery_id,
+        fence=claimed.fence,
+        state=_state(outcome),
+        outcome=type(outcome).__name__.lower(),
+        code=outcome.code,
+        reason=None if isinstance(outcome, Succeeded) else outcome.reason[:_LONGEST_REASON],
+        wait_s=outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None,
         parked=isinstance(outcome, Deferred) and outcome.parked,
         burned=not isinstance(outcome, Deferred) or outcome.burned,
-        receipts=outcome.receipt.id if isinstance(outcome, Succeeded) else None,
-        statuses=settlement.http_status,
-        provider_codes=settlement.provider_code,
-        durations=settlement.duration.total_seconds() * 1000,
+        receipt=outcome.receipt.id if isinstance(outcome, Succeeded) else None,
+        http_status=settlement.http_status,
+        provider_code=settlement.provider_code,
+        duration_ms=settlement.duration.total_seconds() * 1000,
         paced=isinstance(outcome, Deferred) and outcome.paced,
     )
 
@@ -341,8 +347,8 @@ def _state(outcome: Outcome) -> str:
     return "uncertain"
 
 
-def _columns(rows: Sequence[_Ending]) -> dict[str, Any]:
-    return {name: [getattr(row, name) for row in rows] for name in rows[0].__dataclass_fields__}
+def _rows(endings: Sequence[_Ending]) -> dict[str, Any]:
+    return {"rows": to_json(endings).decode(), "many": len(endings)}
 
 
 def _repeat_of(first: Opened, *, same_body: bool) -> Opened:

@@ -23,7 +23,7 @@ from delivery.ports import Hint, Settlement
 from ledger.backlogs import first_ready
 from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
-from tasks.hints import LANE, RETRY_QUEUE
+from tasks.hints import LANE, LEADS, RETRY_QUEUE
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -153,11 +153,15 @@ class CommandTask(Task):
             _log.info("accepted", kind=self.name, delivery_id=answer.id, message_id=self.request.id)
 
     def _follow(self, delivery_id: UUID) -> None:
-        """Take up the lane that a hint leads, or attempt its delivery alone."""
+        """Work the lane that a hint leads, hand its delivery to a lane that is being worked, or attempt it alone."""
         account = self.request.get(LANE)
-        if isinstance(account, str) and self._work_lane(account) is not Turn.SHUT:
-            return
-        self._attempt(delivery_id)
+        if not isinstance(account, str) or not self._goes_by_lane(account, delivery_id):
+            self._attempt(delivery_id)
+
+    def _goes_by_lane(self, account: str, delivery_id: UUID) -> bool:
+        if self.request.get(LEADS):
+            return self._work_lane(account) is not Turn.SHUT
+        return self.app.lanes.takes(account, self.name, delivery_id)
 
     def _attempt(self, delivery_id: UUID) -> None:
         ended = self.app.engine.deliver([delivery_id])

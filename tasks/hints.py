@@ -29,8 +29,8 @@ PRIORITIES: Mapping[str, int] = {"high": 0, "normal": 3, "low": 6}
 RETRY_QUEUE = "retry"
 # What a broker that is away, frozen or refusing raises; kombu wraps some of it and lets the rest through.
 _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
-# The header of a hint that leads a lane; it names the account.
-LANE = "entrega_lane"
+# Headers: the account by whose lane a delivery may go, and that this hint leads the lane.
+LANE, LEADS = "entrega_lane", "entrega_leads"
 _PULSE_EVERY_S = 1.0
 _CONNECTIONS = 10
 # Of many hints at once one in eight leads its lane (`delivery.lane`), and no more than this: enough for every worker to
@@ -138,7 +138,7 @@ class CeleryHints:
         )
         producer.publish(
             message.body,
-            headers=message.headers | ({LANE: hint.account} if hint.leads else {}),
+            headers=message.headers | _lane_of(hint),
             serializer="json",
             routing_key=RETRY_QUEUE if hint.wait else self._queues[hint.kind],
             # Leaders let single messages go first: a bulk has many of them, and a lane needs one.
@@ -149,6 +149,12 @@ class CeleryHints:
     def _lost(self, hints: int, err: Exception) -> None:
         self._felt_at = -_PULSE_EVERY_S
         _log.warning("broker_away", hints_lost=hints, fault=type(err).__name__, next="the sweep sends them again")
+
+
+def _lane_of(hint: Hint) -> dict[str, Any]:
+    if hint.alone or hint.wait or not hint.account:
+        return {}
+    return {LANE: hint.account} | ({LEADS: True} if hint.leads else {})
 
 
 def _thinned(hints: Iterable[Hint]) -> list[Hint]:

@@ -13,8 +13,8 @@ def opened(ledger, *commands):
     return [each.id for each in ledger.open([new(command) for command in commands])]
 
 
-def take(ledger, most=10, account="crm:default", kind="create_lead"):
-    claimed = ledger.claim_next(account, kind, most=most, worker="w", leases=LEASES)
+def take(ledger, most=10, account="crm:default", kind="create_lead", first=()):
+    claimed = ledger.claim_next((account, kind), most=most, first=first, worker="w", leases=LEASES)
     return [each.order.delivery_id for each in claimed]
 
 
@@ -24,6 +24,19 @@ def test_the_most_urgent_and_oldest_come_first(ledger, sql):
 
     assert set(take(ledger, most=2)) == {early, urgent}
     assert take(ledger) == [late]
+
+
+def test_what_is_handed_over_comes_along_once_whatever_waits_before_it(ledger):
+    oldest, *_, handed = opened(ledger, *(lead(n) for n in range(5)))
+
+    assert set(take(ledger, most=1, first=[handed])) == {oldest, handed}
+    assert take(ledger, most=0, first=[handed, oldest]) == []
+
+
+def test_what_is_handed_over_and_first_in_line_is_taken_once(ledger):
+    handed, other = opened(ledger, lead(1), lead(2))
+
+    assert sorted(take(ledger, most=2, first=[handed])) == sorted([handed, other])
 
 
 def test_what_was_taken_has_its_attempt_on_the_record(ledger, archive):

@@ -204,6 +204,14 @@ def test_what_the_provider_reported_as_failed_is_sent_again(ledger, letters, arc
     assert archive.find(id_).state == "ready"
 
 
+def test_a_replayed_delivery_that_no_lane_takes_gets_a_hint_of_its_own(ledger, letters):
+    ids = dead(ledger, lead(1, order_key="conversation-1"), lead(2))
+
+    replayed = letters.replay(ids, reason="mended")
+
+    assert {each.id: each.alone for each in replayed.hints} == dict(zip(ids, (True, False), strict=True))
+
+
 def test_a_paced_replay_spreads_its_deliveries_over_time(ledger, replays, sql):
     ids = many(ledger, 5)
 

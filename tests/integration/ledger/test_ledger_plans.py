@@ -22,12 +22,14 @@ FILL = """
     FROM generate_series(1, 20000) n
 """
 LANE = {"account": "crm:default", "kind": "create_lead", "stale_s": 8.0, "most": 100}
+ENDING = store._Ending(new_id(), 1, "succeeded", "succeeded", "ok")
 PLANS = {
     "claim": (
         sql_of.CLAIM,
-        {"ids": [new_id()], "worker": "w1", "kinds": ["create_lead"], "leases": [45.0]},
+        {"ids": [new_id()], "worker": "w1", "leases": '{"create_lead": 45}'},
         {"pk_deliveries"},
     ),
+    "settle": (sql_of.SETTLE, store._rows([ENDING]) | {"short_s": 30}, {"pk_deliveries", "pk_attempts"}),
     "backlogs": (backlogs._BACKLOGS, LANE, {"ix_deliveries_due", "ix_deliveries_keyed_due"}),
     "take": (backlogs._TAKE, LANE, {"ix_deliveries_due"}),
     "take in order": (order_hints._FIRST_DUE, LANE, {"ix_deliveries_keyed_due", "ix_deliveries_order_key"}),
@@ -60,6 +62,19 @@ def test_the_loop_guard_reads_the_same_content_of_one_person_alone(crowded, ledg
 
     assert "Seq Scan on deliveries" not in plan, plan
     assert "Index Only Scan using ix_deliveries_same" in plan or "Index Scan using ix_deliveries_same" in plan, plan
+
+
+@pytest.mark.parametrize("name", ["claim", "settle"])
+def test_a_plan_of_the_hot_path_that_was_made_on_the_first_day_serves_the_second(database, name):
+    statement, values, indexes = PLANS[name]
+    with database.begin() as connection:
+        connection.execute(text("TRUNCATE deliveries, people CASCADE"))
+        rows = connection.execute(text(f"EXPLAIN {statement.text}"), values)
+        plan = "\n".join(row[0] for row in rows)
+
+    assert "Seq Scan on deliveries" not in plan, plan
+    assert "Seq Scan on attempts" not in plan, plan
+    assert {each for each in indexes if each not in plan} == set(), plan
 
 
 def test_a_plan_that_was_made_on_the_first_day_serves_the_second(database, ledger):

@@ -65,14 +65,24 @@ def test_of_many_hints_at_once_a_few_lead_the_lane_that_finds_the_rest(hints, re
 
     headers = [json.loads(each)["headers"] for each in redis.lrange("crm\x06\x166", 0, -1)]
     assert sent == hints.backlog() == few
-    assert [each["entrega_lane"] for each in headers] == ["crm:default"] * few
+    assert [(each["entrega_lane"], each["entrega_leads"]) for each in headers] == [("crm:default", True)] * few
 
 
-def test_a_hint_by_itself_leads_nobody(hints, redis):
-    hints.publish([Hint(new_id(), "create_lead", account="crm:default")])
+@pytest.mark.parametrize(
+    ("hint", "queue", "lane"),
+    [
+        ({"account": "crm:default"}, "crm\x06\x163", "crm:default"),
+        ({"account": "crm:default", "alone": True}, "crm\x06\x163", None),
+        ({"account": "crm:default", "wait": timedelta(seconds=3)}, "retry\x06\x163", None),
+        ({}, "crm\x06\x163", None),
+    ],
+)
+def test_a_hint_by_itself_names_its_lane_and_leads_nobody(hints, redis, hint, queue, lane):
+    hints.publish([Hint(new_id(), "create_lead", **hint)])
 
-    (message,) = redis.lrange("crm\x06\x163", 0, -1)
-    assert "entrega_lane" not in json.loads(message)["headers"]
+    (message,) = redis.lrange(queue, 0, -1)
+    headers = json.loads(message)["headers"]
+    assert (headers.get("entrega_lane"), "entrega_leads" in headers) == (lane, False)
 
 
 def test_of_many_hints_each_account_keeps_some_because_a_lane_finds_those_of_its_own_account_only(hints, redis):

@@ -1,3 +1,5 @@
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,13 +34,14 @@ class Works:
         self.now += seconds
         self.opens_in = timedelta()
 
-    def claim_next(self, account, kind, *, most):
+    def claim_next(self, account, kind, *, most, first=()):
         if self.away_after is not None and len(self.asked) == self.away_after:
             raise LedgerUnavailable("away")
         taken = min(most, self.waiting)
         self.asked.append(most)
         self.waiting -= taken
-        orders = [Order(new_id(), account, LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)) for _ in range(taken)]
+        ids = [*first, *(new_id() for _ in range(taken))]
+        orders = [Order(each, account, LEAD, 1, datetime(2026, 11, 22, tzinfo=UTC)) for each in ids]
         return [Claimed(each, "t", 1, {}, 0, timedelta.max) for each in orders]
 
     def attempt(self, claimed, since, *, paced):
@@ -148,8 +151,8 @@ def test_a_lane_ends_with_its_turn_and_says_that_more_may_wait(calls):
 class Interrupted(Works):
     """Somebody asks for the lane while its last claim, which finds nothing, is under way; then one more waits."""
 
-    def claim_next(self, account, kind, *, most):
-        found = super().claim_next(account, kind, most=most)
+    def claim_next(self, account, kind, *, most, first=()):
+        found = super().claim_next(account, kind, most=most, first=first)
         if not found and self.lanes is not None:
             lanes, self.lanes = self.lanes, None
             self.waiting += 1
@@ -164,6 +167,113 @@ def test_who_asks_for_a_busy_lane_is_sent_away_and_it_looks_again(calls):
     turn = works.lanes.work("crm:default", "create_lead", print)
 
     assert (works.answer, turn, works.waiting, works.concluded) == (Turn.BUSY, Turn.EMPTY, 0, 3)
+
+
+class Handing(Works):
+    """Somebody hands a delivery to the lane during one of its claims; what it was told is kept."""
+
+    def __init__(self, waiting, *, during, **changes):
+        super().__init__(waiting, **changes)
+        self.during, self.handed, self.answer, self.seen = during, new_id(), None, []
+
+    def claim_next(self, account, kind, *, most, first=()):
+        found = super().claim_next(account, kind, most=most, first=first)
+        if len(self.asked) == self.during:
+            self.answer = self.lanes.takes(account, kind, self.handed)
+        return found
+
+    def attempt(self, claimed, since, *, paced):
+        self.seen.append(claimed.order.delivery_id)
+        return super().attempt(claimed, since, paced=paced)
+
+
+@pytest.mark.parametrize("during", [1, 2], ids=["while more is found", "with the claim that finds nothing"])
+def test_a_delivery_that_is_handed_to_a_lane_goes_with_its_next_set(calls, during):
+    works = Handing(1, during=during, room=999)
+    works.lanes = Lanes(works, calls, monotonic=works.clock)
+
+    works.lanes.work("crm:default", "create_lead", print)
+
+    assert works.answer
+    assert works.seen.count(works.handed) == 1
+    assert works.concluded == 2
+
+
+def test_what_is_handed_over_in_the_last_moment_of_a_turn_is_carried_out_all_the_same(calls):
+    works = Handing(1000, during=1, room=999)
+    works.lanes = Lanes(works, calls, at_once=1, ahead=1, turn=timedelta(seconds=1), monotonic=works.clock)
+
+    turn = works.lanes.work("crm:default", "create_lead", print)
+
+    assert (works.answer, turn) == (True, Turn.OVER)
+    assert works.seen.count(works.handed) == 1
+
+
+def test_a_lane_that_nobody_works_takes_nothing(calls):
+    assert not Lanes(Works(1), calls).takes("crm:default", "create_lead", new_id())
+
+
+def test_near_a_limit_each_delivery_is_left_to_get_a_slot_of_its_own(calls):
+    works = Handing(4, during=1, room=5)
+    works.lanes = Lanes(works, calls, at_once=3, ahead=1, monotonic=works.clock)
+
+    works.lanes.work("crm:default", "create_lead", print)
+
+    assert works.answer is False
+
+
+class Hanging(Works):
+    """The first calls hang until they are let go."""
+
+    def __init__(self, waiting, *, hang):
+        super().__init__(waiting, room=999)
+        self.left, self.hung, self.let_go = hang, threading.Semaphore(0), threading.Event()
+
+    def attempt(self, claimed, since, *, paced):
+        self.left -= 1
+        if self.left >= 0:
+            self.hung.release()
+            assert self.let_go.wait(20)
+        return super().attempt(claimed, since, paced=paced)
+
+
+@pytest.fixture
+def hanging(calls):
+    """A lane that is worked elsewhere, once so many of its calls hang."""
+    with ThreadPoolExecutor(1) as other:
+
+        def start(waiting, hang):
+            works = Hanging(waiting, hang=hang)
+            works.lanes = Lanes(works, calls, at_once=1, ahead=1, turn=timedelta(days=1), monotonic=works.clock)
+            works.end = other.submit(works.lanes.work, "crm:default", "create_lead", print)
+            started.append(works)
+            for _ in range(hang):
+                assert works.hung.acquire(timeout=20)
+            return works
+
+        started = []
+        yield start
+        for works in started:
+            works.let_go.set()
+            works.end.result(20)
+
+
+def test_a_full_lane_takes_nothing_so_that_nobody_waits_behind_slow_calls(hanging):
+    works = hanging(5, hang=1)
+
+    assert not works.lanes.takes("crm:default", "create_lead", new_id())
+
+
+def test_a_call_that_hangs_holds_up_nobody_who_finds_more_to_do(hanging):
+    works = hanging(1, hang=1)
+    end = time.monotonic() + 20
+    while works.lanes.work("crm:default", "create_lead", print) is Turn.BUSY:
+        assert time.monotonic() < end
+    works.waiting = 3
+
+    turn = works.lanes.work("crm:default", "create_lead", print)
+
+    assert (turn, works.concluded) == (Turn.EMPTY, 3)
 
 
 def test_a_lane_is_free_again_after_a_fault(calls):

@@ -51,12 +51,17 @@ class Machine:
 
 
 class Lane:
-    """A lane where these settlements end, and keeps who asked for it."""
+    """A lane where these settlements end, and keeps who asked for it and what was handed to it."""
 
-    def __init__(self, *ended, turn=Turn.EMPTY):
+    def __init__(self, *ended, turn=Turn.EMPTY, has_room=False):
         self.ended = ended
         self.turn = turn
-        self.asked = []
+        self.has_room = has_room
+        self.asked, self.handed = [], []
+
+    def takes(self, account, kind, delivery_id):
+        self.handed.append((account, kind, str(delivery_id)))
+        return self.has_room
 
     def work(self, account, kind, told):
         self.asked.append((account, kind))
@@ -359,14 +364,24 @@ def test_what_waits_behind_a_delivery_that_had_to_wait_is_carried_out_with_it(mo
 def test_a_hint_that_leads_a_lane_takes_no_way_of_its_own(monkeypatch, turn):
     lane = Lane(turn=turn)
 
-    machine = attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, entrega_lane="crm:second")
+    machine = attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, entrega_lane="crm:second", entrega_leads=True)
 
     assert lane.asked == [("crm:second", "create_lead")]
     assert machine.asked == []
 
 
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_hint_of_one_delivery_goes_by_a_lane_that_is_being_worked_and_alone_otherwise(monkeypatch, has_room):
+    lane = Lane(has_room=has_room)
+
+    machine = attempt(monkeypatch, Succeeded(Receipt("1")), lane=lane, entrega_lane="crm:default")
+
+    assert lane.handed == [("crm:default", "create_lead", ID)]
+    assert [str(each) for each in machine.asked] == ([] if has_room else [ID])
+
+
 def test_where_a_gate_shuts_the_lane_its_hint_waits_for_its_own_slot(monkeypatch):
-    machine = attempt(monkeypatch, None, lane=Lane(turn=Turn.SHUT), entrega_lane="crm:default")
+    machine = attempt(monkeypatch, None, lane=Lane(turn=Turn.SHUT), entrega_lane="crm:default", entrega_leads=True)
 
     assert [str(each) for each in machine.asked] == [ID]
 
@@ -375,7 +390,7 @@ def test_a_turn_that_is_over_asks_for_the_next_one(monkeypatch):
     monkeypatch.setattr(commands, "first_ready", lambda _, account, kind: [f"{kind} of {account}"])
     monkeypatch.setitem(app.__dict__, "database", None)
 
-    attempt(monkeypatch, None, lane=Lane(turn=Turn.OVER), entrega_lane="crm:default")
+    attempt(monkeypatch, None, lane=Lane(turn=Turn.OVER), entrega_lane="crm:default", entrega_leads=True)
 
     assert app.hints.sent == ["create_lead of crm:default"]
 
@@ -383,7 +398,7 @@ def test_a_turn_that_is_over_asks_for_the_next_one(monkeypatch):
 def test_a_lane_of_a_foreign_client_that_is_no_name_is_not_taken_up(monkeypatch):
     lane = Lane()
 
-    attempt(monkeypatch, None, lane=lane, entrega_lane=["crm:default"])
+    attempt(monkeypatch, None, lane=lane, entrega_lane=["crm:default"], entrega_leads=True)
 
     assert lane.asked == []
 
@@ -402,6 +417,6 @@ def test_what_a_lane_could_not_carry_out_comes_back_by_a_hint_of_its_own(monkeyp
     order = SimpleNamespace(delivery_id=new_id(), command=SimpleNamespace(options=options))
     ended = SimpleNamespace(outcome=outcome, claimed=SimpleNamespace(tries={}, order=order))
 
-    attempt(monkeypatch, Succeeded(Receipt("1")), lane=Lane(ended), entrega_lane="crm:default")
+    attempt(monkeypatch, Succeeded(Receipt("1")), lane=Lane(ended), entrega_lane="crm:default", entrega_leads=True)
 
     assert [each.wait for each in app.hints.sent] == hinted
