@@ -139,13 +139,13 @@ class Lanes:
             return Turn.OVER
         ample = _AMPLE * (self.at_once + self.ahead)
         waits = self.engine.room(account, kind, within=self.patience, most=ample)
+        free = waits.count(timedelta())
+        flight.is_ample = free == ample
         if flight.is_stopped or not waits:
             return Turn.SHUT
         if waits[0]:
             self.pause(waits[0].total_seconds())
             return None
-        free = waits.count(timedelta())
-        flight.is_ample = free == ample
         with self._lock:
             handed = flight.taken_over()
         return self._claim((account, kind), flight, handed, most=min(most, free))
