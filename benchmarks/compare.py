@@ -86,18 +86,19 @@ def _run(arguments: Sequence[str] | None) -> Run:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--processes", type=int, default=2, help="worker processes of each system")
     parser.add_argument("--threads", type=int, default=Lanes.at_once, help="calls in flight in each process")
+    parser.add_argument("--submitters", type=int, default=1, help="threads that submit one by one; more keep nothing")
     parser.add_argument("--latencies", type=int, nargs="+", default=[0, 100], help="of the provider, in ms")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, help="only these; keeps nothing")
     parser.add_argument("--python", type=Path, default=_RIVALS_PYTHON, help="with the packages of the rivals")
     asked = parser.parse_args(arguments)
     return Run(
         cases=tuple(each for each in CASES if each.name in asked.cases),
-        shape=Shape(asked.processes, asked.threads),
+        shape=Shape(asked.processes, asked.threads, asked.submitters),
         latencies_ms=tuple(asked.latencies),
         rounds=1 if asked.quick else asked.rounds,
         seconds=_QUICK_SECONDS if asked.quick else asked.seconds,
         rivals_python=asked.python,
-        keep=not asked.quick and set(asked.cases) == set(names),
+        keep=not asked.quick and set(asked.cases) == set(names) and asked.submitters == 1,
     )
 
 
@@ -138,6 +139,7 @@ def _kept(run: Run, found: Found, load_before: float) -> dict[str, Any]:
             "seconds": run.seconds,
             "processes": run.shape.processes,
             "in_flight": run.shape.in_flight,
+            "submitters": run.shape.submitters,
             "latencies_ms": list(run.latencies_ms),
         },
         "versions": versions,

@@ -16,10 +16,12 @@ class Shape:
     Attributes:
         processes: Worker processes.
         threads: Calls in flight in each.
+        submitters: Threads of the producer that submit side by side, where messages are submitted one by one.
     """
 
     processes: int
     threads: int
+    submitters: int = 1
 
     @property
     def in_flight(self) -> int:

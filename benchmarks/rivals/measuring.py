@@ -136,9 +136,9 @@ def load(  # noqa: PLR0913, PLR0917 - what a load is made of
     """
     stage.provider.reset(latency_ms)
     before = _cpu(stage)
-    told = stage.producer.ask(
-        do="submit", first=numbers.take(count), count=count, per_second=per_s, at_once=stage.case.at_once
-    )
+    asked = {"count": count, "per_second": per_s, "at_once": stage.case.at_once}
+    threads = stage.shape.submitters if stage.case.at_once == 1 else 1
+    told = stage.producer.ask(do="submit", first=numbers.take(count), threads=threads, **asked)
     report = stage.await_messages(set(told["ids"]), patience_s)
     time.sleep(_AFTERWARDS_S)
     after = _cpu(stage)
@@ -157,7 +157,7 @@ def _judged(told: Mapping[str, Any], report: Mapping[str, Any], spent: Mapping[s
     return Load(
         sent=len(ids),
         per_s=round(len(came) / max(1e-3, report["last_answer"] - start), 1),
-        submits_per_s=round(len(ids) / max(1e-3, told["accepted"][-1] - start), 1),
+        submits_per_s=round(len(ids) / max(1e-3, max(told["accepted"]) - start), 1),
         cpu=_rounded(spent, 3),
         at_once=report["most_at_once"],
         lost=len(ids) - len(came),

@@ -44,7 +44,7 @@ def _answer(module: ModuleType, asked: Mapping[str, Any]) -> Mapping[str, Any]:
             module.prepare()
         return {}
     if asked.get("threads", 1) > 1:
-        return _submit_side_by_side(module, asked["first"], asked["count"], asked["threads"])
+        return _submit_side_by_side(module, asked["first"], asked["count"], asked["per_second"], asked["threads"])
     return _submit(module, asked["first"], asked["count"], asked["per_second"], asked["at_once"])
 
 
@@ -69,15 +69,20 @@ def _submit(module: ModuleType, first: int, count: int, per_second: float | None
     return {"ids": ids, "began": began, "accepted": accepted}
 
 
-def _submit_side_by_side(module: ModuleType, first: int, count: int, threads: int) -> Mapping[str, Any]:
-    """Submit messages one by one from several threads, as fast as it goes."""
+def _submit_side_by_side(
+    module: ModuleType, first: int, count: int, per_second: float | None, threads: int
+) -> Mapping[str, Any]:
+    """Submit messages one by one from several threads, as fast as it goes or at fixed instants."""
+    start = time.monotonic()
 
-    def submit(number: int) -> tuple[str, float, float]:
+    def submit(place: int) -> tuple[str, float, float]:
+        if per_second is not None:
+            time.sleep(max(0.0, start + place / per_second - time.monotonic()))
         begins = time.monotonic()
-        return module.submit(_message(number)), begins, time.monotonic()
+        return module.submit(_message(first + place)), begins, time.monotonic()
 
     with ThreadPoolExecutor(threads) as pool:
-        ids, began, accepted = zip(*pool.map(submit, range(first, first + count)), strict=True)
+        ids, began, accepted = zip(*pool.map(submit, range(count)), strict=True)
     return {"ids": ids, "began": began, "accepted": accepted}
 
 

@@ -148,6 +148,7 @@ class Stage:
     """
 
     case: Case
+    shape: Shape
     provider: Provider
     producer: Producer
     children: Mapping[str, Child]
@@ -205,7 +206,7 @@ def staged(case: Case, shape: Shape, rivals_python: Path) -> Iterator[Stage]:
         producer.ask(do="prepare")
         children = _programs(case, shape, python, environment, folder, stack)
         roles = {**servers, **_roles(case, shape, children), "producer": (producer.pid,)}
-        yield Stage(case, provider, producer, children, versions, roles, environment)
+        yield Stage(case, shape, provider, producer, children, versions, roles, environment)
 
 
 def last_words(log: Path) -> str:
