@@ -33,9 +33,9 @@ _BROKER_FAULTS = (BatchPublishError, OperationalError, OSError, RedisError)
 LANE, LEADS = "entrega_lane", "entrega_leads"
 _PULSE_EVERY_S = 1.0
 _CONNECTIONS = 10
-# Of many hints at once one in eight leads its lane (`delivery.lane`), and no more than this: enough for every worker to
-# get one. Each lane has two, because one may be lost.
-_EACH, _AT_LEAST, _AT_MOST = 8, 2, 8
+# A few hints go out as they are. Of more at once one in eight leads its lane (`delivery.lane`): two at least, because
+# one may be lost, and no more than eight, enough for every worker to get one.
+_FEW, _EACH, _AT_LEAST, _AT_MOST = 4, 8, 2, 8
 
 
 class CeleryHints:
@@ -168,9 +168,9 @@ def _thinned(hints: Iterable[Hint]) -> list[Hint]:
 
 
 def _leading(lane: Sequence[Hint]) -> Sequence[Hint]:
-    few = min(_AT_MOST, max(_AT_LEAST, len(lane) // _EACH))
-    if len(lane) <= few:
+    if len(lane) <= _FEW:
         return lane
+    few = min(_AT_MOST, max(_AT_LEAST, len(lane) // _EACH))
     return [replace(lane[len(lane) * place // few], leads=True) for place in range(few)]
 
 

@@ -59,13 +59,20 @@ def test_a_hint_is_the_message_that_celery_itself_would_send(hints, redis):
     assert ours == theirs
 
 
-@pytest.mark.parametrize(("many", "few"), [(160, 8), (40, 5), (3, 2)])
+@pytest.mark.parametrize(("many", "few"), [(160, 8), (40, 5), (5, 2)])
 def test_of_many_hints_at_once_a_few_lead_the_lane_that_finds_the_rest(hints, redis, many, few):
     sent = hints.publish([Hint(new_id(), "create_lead", account="crm:default") for _ in range(many)])
 
     headers = [json.loads(each)["headers"] for each in redis.lrange("crm\x06\x166", 0, -1)]
     assert sent == hints.backlog() == few
     assert [(each["entrega_lane"], each["entrega_leads"]) for each in headers] == [("crm:default", True)] * few
+
+
+def test_of_a_few_hints_each_goes_out_and_none_leads(hints, redis):
+    hints.publish([Hint(new_id(), "create_lead", account="crm:default") for _ in range(4)])
+
+    headers = [json.loads(each)["headers"] for each in redis.lrange("crm\x06\x163", 0, -1)]
+    assert ["entrega_leads" in each for each in headers] == [False] * 4
 
 
 @pytest.mark.parametrize(
