@@ -8,7 +8,7 @@ RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start bench-submits outage requirements clean
+.PHONY: help venv demo test check up faults attack bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start bench-submits outage requirements clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ up: $(READY) ## Run the whole system here, with stand-in providers and Flower, u
 
 faults: $(READY) ## Prove the promises under seeded faults, and show that a naive worker breaks them (FAULTS="--seed 7")
 	@$(BIN)/python -m tests.faults.run $(FAULTS)
+
+attack: $(READY) ## Attack a running system in every known way, and show what happened (ATTACK="--only broker")
+	@$(BIN)/python -m tests.attacks.run $(ATTACK)
 
 $(RIVALS_READY): requirements/bench.txt
 	@echo "Making $(RIVALS) (about a minute, once)"
