@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from config.spec_values import Section
 
-_TEMPLATE = Path(__file__).parent / "form_template.yaml"
+_HERE = Path(__file__).parent
 
 
 def as_form(section: Section) -> dict[str, Any]:
@@ -26,8 +26,14 @@ def form_yaml(section: Section) -> str:
 
 
 def new_form(name: str, today: date) -> str:
-    """Return the text of a new form: filled in, explained field by field, and accepted as it is."""
-    text = _TEMPLATE.read_text(encoding="utf-8")
+    """Return the text of a new form, filled in: the shipped one of a service, else one that explains every field.
+
+    For `crm`, and for a name that this version cannot serve yet, it is the one that explains.
+    """
+    shipped = _HERE / "integrations" / f"{name}.yaml"
+    if name != "crm" and shipped.exists():
+        return shipped.read_text(encoding="utf-8")
+    text = (_HERE / "form_template.yaml").read_text(encoding="utf-8")
     return text.replace("my_integration", name).replace("2026-01-01", today.isoformat())
 
 

@@ -18,14 +18,26 @@ from pydantic import ValidationError
 
 from config.form_text import written_name
 from config.marked_yaml import MarkedYaml, Problem, as_mapping, read_marked
+from config.services import SERVICES
 from config.spec import Spec
 from config.spec_operations import ErrorRule, FieldRule, LookUp, Operation, StatusRule, Timeouts, Wait
-from config.spec_sections import Breaker, Cache, Fallback, Limits, RetryBudget, Rollback, Rollout, Window
+from config.spec_sections import (
+    Authentication,
+    Breaker,
+    Cache,
+    Fallback,
+    Limits,
+    RetryBudget,
+    Rollback,
+    Rollout,
+    Window,
+)
 from config.spec_values import ERROR_CODES, Environment, Severity, Verdict
 from config.spec_webhook import Shape, Signature, Webhook
 
 __all__ = [
     "ERROR_CODES",
+    "Authentication",
     "Breaker",
     "Environment",
     "ErrorRule",
@@ -109,7 +121,7 @@ def load_specs(folder: Path | None = None) -> Mapping[str, Spec]:
         folder: Another folder than the one we ship; the defaults of the error policy stay ours.
 
     Raises:
-        SpecError: A form is wrong, two have the same name, or there is none; names file, line and reason for each.
+        SpecError: A form is wrong, two have the same name, or a service has none; names file, line and reason for each.
     """
     place = folder or _INTEGRATIONS
     files = sorted(place.glob("*.yaml"))
@@ -121,6 +133,12 @@ def load_specs(folder: Path | None = None) -> Mapping[str, Spec]:
     for file, (spec, _) in read.items():
         if spec is not None and specs.setdefault(spec.name, spec) is not spec:
             problems.append(Problem(file, 1, f"name: another file already describes {spec.name!r}"))
+    if not problems:
+        problems += [
+            Problem(place, 1, f"holds no spec of {each}; every service needs one: entrega spec new {each}")
+            for each in SERVICES
+            if each not in specs
+        ]
     if problems:
         raise SpecError(problems)
     return specs

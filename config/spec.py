@@ -3,7 +3,7 @@
 `config.policy` reads the files; this module only says what a complete form is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
+from config.services import adapter_issue, base_url_issues, name_issue, operation_issues, proof_issues
 from config.spec_operations import ErrorRule, Errors, Operations
 from config.spec_sections import (
     Alert,
@@ -30,7 +31,19 @@ from config.spec_sections import (
     Rollout,
     Security,
 )
-from config.spec_values import ERROR_CODES, Day, Environment, Name, Section, Text, Variable, Verdict, fill, listed
+from config.spec_values import (
+    ERROR_CODES,
+    Day,
+    Environment,
+    Name,
+    Section,
+    Text,
+    Variable,
+    Verdict,
+    fill,
+    known_variables,
+    listed,
+)
 from config.spec_webhook import Webhook
 
 # A Celery rate_limit evens calls out and was measured to grant a fraction of what it says, so it must lie far above
@@ -54,7 +67,18 @@ def _is_loopback_url(value: str) -> bool:
         return False
 
 
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
+def _refuse(issues: Iterable[str | None]) -> None:
+    found = [each for each in issues if each]
+    if found:
+        raise ValueError("; ".join(found))
+
+
+def _service(info: ValidationInfo) -> Iterable[str]:
+    """Give the service's name; none when it is wrong, which is said elsewhere."""
+    return [info.data["name"]] if "name" in info.data else []
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url), AfterValidator(known_variables)]
 
 
 class Spec(Section):
@@ -100,6 +124,36 @@ class Spec(Section):
     rollout: Rollout
     contacts: Annotated[tuple[Contact, ...], listed, Field(min_length=1)]
     change_log: Annotated[tuple[Change, ...], listed, Field(min_length=1)]
+
+    @field_validator("name")
+    @classmethod
+    def _service_can_be_served(cls, value: str) -> str:
+        _refuse([name_issue(value)])
+        return value
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_is_the_services_own(cls, value: str, info: ValidationInfo) -> str:
+        _refuse(adapter_issue(name, value) for name in _service(info))
+        return value
+
+    @field_validator("authentication")
+    @classmethod
+    def _credentials_are_sent(cls, value: Authentication, info: ValidationInfo) -> Authentication:
+        _refuse(issue for name in _service(info) for issue in proof_issues(name, value))
+        return value
+
+    @field_validator("operations")
+    @classmethod
+    def _operations_are_carried_out(cls, value: Operations, info: ValidationInfo) -> Operations:
+        _refuse(issue for name in _service(info) for issue in operation_issues(name, value))
+        return value
+
+    @field_validator("base_urls")
+    @classmethod
+    def _adapter_speaks_the_scheme(cls, value: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        _refuse(issue for name in _service(info) for issue in base_url_issues(name, value.values()))
+        return value
 
     @field_validator("base_urls")
     @classmethod

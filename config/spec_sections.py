@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from config.spec_values import (
     Count,
@@ -23,6 +23,7 @@ from config.spec_values import (
     Texts,
     Variable,
     Verdict,
+    known_variables,
     listed,
 )
 
@@ -32,9 +33,7 @@ _NEEDED_VARIABLES = {
     "oauth2_client_credentials": ("client_id", "client_secret"),
     "oauth2_refresh_token": ("client_id", "client_secret"),
     "api_key_header": ("api_key",),
-    "api_key_query": ("api_key",),
     "bearer": ("token",),
-    "basic": ("user", "password"),
     "smtp_login": ("user", "password"),
     "none": (),
 }
@@ -49,7 +48,7 @@ class Overview(Section):
 
     objective: Text
     criticality: Annotated[Literal["critical", "high", "medium", "low"], BeforeValidator(_criticality)]
-    kind: Literal["rest", "graphql", "soap", "webhook", "websocket", "grpc", "file", "smtp"]
+    kind: Literal["rest", "webhook", "smtp"]
 
 
 class Documentation(Section):
@@ -89,16 +88,13 @@ class Credentials(Section):
         "oauth2_client_credentials",
         "oauth2_refresh_token",
         "api_key_header",
-        "api_key_query",
         "bearer",
-        "basic",
         "smtp_login",
         "none",
     ]
     header: HeaderName | None = None
-    parameter: Text | None = None
     format: Text | None = None
-    token_url: Text | None = None
+    token_url: Annotated[Text, AfterValidator(known_variables)] | None = None
     token_path: Text | None = None
     scope: Text | None = None
     token_life: Seconds | None = Field(None, validation_alias="token_life_s")
@@ -119,7 +115,6 @@ class Credentials(Section):
             "oauth2_client_credentials": oauth2,
             "oauth2_refresh_token": oauth2,
             "api_key_header": ("header", "format"),
-            "api_key_query": ("parameter",),
             "bearer": ("header", "format"),
         }
         return table.get(self.type, ())
@@ -129,6 +124,10 @@ class Authentication(Credentials):
     """Template section 2.3: the preferred credentials, then others that are used when only those are set."""
 
     alternatives: Annotated[tuple[Credentials, ...], listed] = ()
+
+    def api_key(self) -> Credentials | None:
+        """Return how a fixed key is sent, None where none is."""
+        return next((each for each in (self, *self.alternatives) if each.type == "api_key_header"), None)
 
 
 class Probe(Section):

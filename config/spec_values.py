@@ -40,6 +40,8 @@ ERROR_CODES = (
     "lease_lost",
     "unknown",
 )
+# Settings that a URL of a spec may name; `Settings.urls` fills them.
+URL_VARIABLES = ("CRM_API_URL", "CRM_TOKEN_URL", "WHATSAPP_API_URL", "SMTP_HOST", "SMTP_PORT")
 STATUS_CLASSES = ("2xx", "3xx", "4xx", "5xx")
 _LONGEST = timedelta(days=366)
 
@@ -110,6 +112,14 @@ Count = Annotated[int, Field(ge=1)]
 listed = BeforeValidator(_listed)
 
 _PLACEHOLDER = re.compile(r"\$\{(?P<name>[A-Z][A-Z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def known_variables(text: str) -> str:
+    """Refuse a text that names a variable which `fill` is never given."""
+    unknown = [each["name"] for each in _PLACEHOLDER.finditer(text) if each["name"] not in URL_VARIABLES]
+    if unknown:
+        raise ValueError(f"no URL reads {', '.join(unknown)} in this version; wanted one of {', '.join(URL_VARIABLES)}")
+    return text
 
 
 def fill(text: str, variables: Mapping[str, str]) -> str:

@@ -40,11 +40,13 @@ class Confirmer:
     def _weigh(self, doubt: Doubt) -> Conclusion:
         order = doubt.claimed.order
         operation = self.specs[order.command.service].operations[order.command.kind]
-        provider = self.providers.get(order.account)
         try:
+            provider = self.providers.get(order.account)
             found = provider.look_up(order) if provider else None
         except ProviderError as err:
             return weigh_silence(doubt, operation, str(err))
+        except Exception as err:  # noqa: BLE001 - one account whose adapter is broken must not stop the others
+            return weigh_silence(doubt, operation, f"the provider's adapter failed with {type(err).__name__}")
         if provider is None:
             return weigh_silence(doubt, operation, f"no account named {order.account} is set up here")
         if isinstance(found, Receipt):

@@ -70,11 +70,14 @@ def up(
 
     Example: entrega up --sandbox --flower
     """
+    from config.policy import load_specs
     from config.settings import load_settings
     from ingress.system import Plan
     from ingress.up import run
 
-    raise typer.Exit(run(Plan(load_settings(), sandbox=sandbox, flower=flower, workers=workers), as_json=as_json))
+    settings = load_settings()
+    load_specs(settings.entrega_integrations)  # a spec that cannot be served ends the start here
+    raise typer.Exit(run(Plan(settings, sandbox=sandbox, flower=flower, workers=workers), as_json=as_json))
 
 
 @cli.command()

@@ -66,7 +66,7 @@ def _api(spec: Spec) -> Iterable[str]:
 
 def _credentials(way: Credentials) -> str:
     facts = (
-        ("Tipo", way.type), ("Header/Parameter", way.header or way.parameter), ("Formato", way.format),
+        ("Tipo", way.type), ("Header/Parameter", way.header), ("Formato", way.format),
         ("Token Endpoint", way.token_url or way.token_path), ("Scope", way.scope),
         ("Validade", way.token_life and _span(way.token_life)),
         ("Renovação", way.renewal and f"automática, até {_span(way.renewal.longest)} antes da expiração"),

@@ -76,23 +76,28 @@ def show(name: Name, as_json: Json = False) -> None:
 
 @forms.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="The service: lower case, digits and _, e.g. erp.")],
+    name: Annotated[str, typer.Argument(help="The service, e.g. crm.")],
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Write a new form, NAME.yaml here unless told otherwise: filled in, and every field explained.
 
-    Example: entrega spec new erp
+    This version serves crm, whatsapp, email and callback. Another service also needs code: its form is refused.
+
+    Example: entrega spec new crm
     """
     from datetime import UTC, datetime
 
     from config.form_text import new_form
+    from config.services import name_issue
 
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
         fail("A service is a word of lower-case letters, digits and _, such as erp.", WRONG_USE)
     file = out or Path(f"{name}.yaml")
     _write(file, new_form(name, datetime.now(UTC).date()))
-    _say_written(file, f" Fill it in, then: entrega spec check {file}", as_json=as_json)
+    issue = name_issue(name)
+    next_step = f" It cannot be used yet: {issue}." if issue else f" Fill it in, then: entrega spec check {file}"
+    _say_written(file, next_step, as_json=as_json)
 
 
 @forms.command("doc")

@@ -147,5 +147,8 @@ def health(self: UpkeepTask) -> None:
             note, code = provider.probe(), "ok"
         except ProviderError as err:
             note, code = str(err), err.code
+        except Exception as err:  # noqa: BLE001 - one account whose adapter is broken must not stop the others
+            _log.exception("probe_failed", account=account)
+            note, code = f"the adapter failed with {type(err).__name__}; see the worker's log", "unknown"
         desk.record_health(account, health=code, note=note)
         _log.info("health", account=account, code=code)

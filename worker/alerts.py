@@ -72,8 +72,13 @@ class Alarm:
     def hear(self, settlement: Settlement) -> None:
         """Tell an operator if this attempt's end asks for it and nobody did a moment ago."""
         alert = alert_for(settlement, self._specs[settlement.claimed.order.command.service])
-        if alert is not None and self._is_due(alert) and self._is_new(alert):
-            self._tell(alert)
+        if alert is not None:
+            self.tell(alert)
+
+    def tell(self, alert: Alert) -> None:
+        """Tell an operator of this if nobody did a moment ago."""
+        if self._is_due(alert) and self._is_new(alert):
+            announce(alert, self._recorder, report=self._report, log=self._log)
 
     def _is_due(self, alert: Alert) -> bool:
         now, name = self._clock(), (alert.account, alert.code)
@@ -88,9 +93,6 @@ class Alarm:
             return self._book.record(alert, quiet=_QUIET)
         except LedgerUnavailable:
             return True
-
-    def _tell(self, alert: Alert) -> None:
-        announce(alert, self._recorder, report=self._report, log=self._log)
 
 
 def announce(

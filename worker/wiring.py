@@ -10,7 +10,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.policy import Spec, Timeouts
+from config.policy import Authentication, Spec, Timeouts
 from config.settings import Settings
 from delivery.engine import Engine
 from delivery.errors import Permanent
@@ -74,12 +74,14 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     threads = app.conf.worker_concurrency + LANE_THREADS
     http = HttpClient(pool_size=threads)
     common = _Parts("", app.settings, http, redis, token_key, stored, recorder, app.ledger.endpoints, threads)
+    alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
     providers = Providers(
         app.accounts,
         app.settings,
         lambda name, settings: _provider(
             replace(common, account=name, settings=settings), app.specs[name.partition(":")[0]]
         ),
+        alarm=alarm.tell,
     )
     worker = f"{socket.gethostname()}:{getpid()}"
     # In this order: what a rollout holds back must cost no trial of the breaker, what the breaker stops no retry; and
@@ -90,7 +92,6 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
         RetryBudgetGate(app.specs, redis),
     )
     pacer = shared_limiter(app, redis)
-    alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates, pacer)
 
 
@@ -120,10 +121,7 @@ def _provider(parts: _Parts, spec: Spec) -> Provider:
     missing = parts.settings.configured_services()[spec.name]
     if missing:
         return Unconfigured(parts.account, f"set {', '.join(missing)}, restart the workers")
-    try:
-        return _ADAPTERS[spec.adapter](parts, spec)
-    except Permanent as err:
-        return Unconfigured(parts.account, f"set it again ({err})")
+    return _ADAPTERS[spec.adapter](parts, spec)
 
 
 def _crm_rest(parts: _Parts, spec: Spec) -> Provider:
@@ -135,7 +133,7 @@ def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
     settings, auth = parts.settings, spec.authentication
     token_url = spec.token_url(settings.entrega_env, settings.urls())
     if not (settings.crm_client_id and settings.crm_client_secret and token_url and auth.renewal and auth.token_life):
-        return ApiKey(settings.crm_api_key or "")
+        return _api_key(parts, auth)
     us = ClientCredentials(token_url, settings.crm_client_id, settings.crm_client_secret, auth.scope, auth.token_life)
     return TokenSource(
         credentials=us,
@@ -145,6 +143,13 @@ def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
         margin=auth.renewal.margin,
         renewed=lambda: parts.recorder.token_renewed(service=spec.name),
     )
+
+
+def _api_key(parts: _Parts, auth: Authentication) -> ApiKey:
+    way = auth.api_key()
+    if way is None or way.header is None or way.format is None:
+        raise Permanent("the spec of the CRM sends no fixed key: set CRM_CLIENT_ID and CRM_CLIENT_SECRET")
+    return ApiKey(parts.settings.crm_api_key or "", header=way.header, scheme=way.format.removesuffix("{api_key}"))
 
 
 def _shelf(parts: _Parts, spec: Spec, us: ClientCredentials) -> Shelf:

@@ -220,6 +220,17 @@ def test_hints_under_way_take_up_room_so_that_any_number_of_beats_does_no_harm(v
     assert voice.sent == ids[:3]
 
 
+def test_health_goes_on_past_an_account_whose_adapter_is_broken(voice, archive, monkeypatch):
+    providers = {"crm:default": Api(KeyError("items")), "email:default": Api()}
+    monkeypatch.setitem(app.__dict__, "engine", SimpleNamespace(providers=providers))
+
+    health.run()
+
+    found = {each.name: (each.health, each.health_note) for each in archive.accounts()}
+    assert found["email:default"] == ("ok", "token accepted")
+    assert found["crm:default"] == ("unknown", "the adapter failed with KeyError; see the worker's log")
+
+
 def test_health_keeps_what_each_probe_found(voice, archive, monkeypatch):
     providers = {"crm:default": Api(), "email:default": Api(Retryable("no route to the mail server", code="not_sent"))}
     monkeypatch.setitem(app.__dict__, "engine", SimpleNamespace(providers=providers))

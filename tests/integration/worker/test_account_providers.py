@@ -26,8 +26,13 @@ def accounts(database):
 
 
 @pytest.fixture
-def providers(accounts):
-    return Providers(accounts(), load_settings({}), Built)
+def alarms():
+    return []
+
+
+@pytest.fixture
+def providers(accounts, alarms):
+    return Providers(accounts(), load_settings({}), Built, alarm=alarms.append)
 
 
 def test_an_account_added_by_another_process_is_known_when_it_is_needed(accounts, providers):
@@ -71,9 +76,37 @@ def test_an_account_never_needed_before_waits_for_the_ledger(providers, monkeypa
         providers[NAME]
 
 
-def test_values_that_cannot_be_used_hold_the_account_with_advice(providers, sql):
+@pytest.mark.parametrize("fault", [KeyError("crm"), LookupError("CRM_URL is not set"), Permanent("no key")])
+def test_an_account_that_cannot_be_built_is_told_and_takes_no_other_with_it(accounts, alarms, fault):
+    def build(name, settings):
+        if name == "crm:default":
+            raise fault
+        return Built(name, settings)
+
+    providers = Providers(accounts(), load_settings({}), build, alarm=alarms.append)
+
+    assert (providers["email:default"].name, providers["callback"].name) == ("email:default", "callback")
+    with pytest.raises(Permanent, match=r"crm:default is not set up: .*entrega resume crm:default"):
+        providers["crm:default"].probe()
+    assert [(each.severity, each.account, each.code) for each in alarms] == [("P1", "crm:default", "misconfigured")]
+
+
+def test_an_added_account_that_cannot_be_built_is_told_as_well(accounts, alarms):
+    def build(name, settings):
+        return dict.fromkeys(["crm:default", "email:default", "whatsapp:default", "callback"], settings)[name]
+
+    accounts().put(NAME, VALUES, actor="ana", reason="spare")
+    providers = Providers(accounts(), load_settings({}), build, alarm=alarms.append)
+
+    with pytest.raises(Permanent, match="KeyError"):
+        providers[NAME].probe()
+    assert [each.account for each in alarms] == [NAME]
+
+
+def test_values_that_cannot_be_used_hold_the_account_with_advice(providers, alarms, sql):
     sql("INSERT INTO accounts (name, settings) VALUES (:name, 'rubbish')", name=NAME)
 
     with pytest.raises(Permanent, match=r"master key missing.*accounts add email:reserva.*entrega resume") as raised:
         providers[NAME].probe()
     assert raised.value.code == "misconfigured"
+    assert [(each.severity, each.account) for each in alarms] == [("P1", NAME)]

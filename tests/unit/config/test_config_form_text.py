@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from config.form_text import as_form, form_yaml, new_form, written_name
-from config.policy import Spec, load_specs, read_spec
+from config.policy import Spec, SpecError, load_specs, read_spec
 from config.spec_values import Section
 
 TODAY = date(2026, 11, 22)
@@ -25,15 +25,29 @@ ALL_FIELDS = sorted({written_name(name, field) for each in sections(Spec) for na
 
 @pytest.fixture
 def template(tmp_path):
-    file = tmp_path / "erp.yaml"
-    file.write_text(new_form("erp", TODAY), encoding="utf-8")
+    file = tmp_path / "crm.yaml"
+    file.write_text(new_form("crm", TODAY), encoding="utf-8")
     return file
 
 
-def test_a_new_form_is_accepted_as_it_is(template):
+def test_a_new_form_of_the_crm_is_accepted_as_it_is(template):
     spec = read_spec(template)
 
-    assert (spec.name, spec.updated, spec.cache.token_key) == ("erp", TODAY, "api:erp:token")
+    assert (spec.name, spec.updated) == ("crm", TODAY)
+
+
+@pytest.mark.parametrize("service", ["whatsapp", "email", "callback"])
+def test_a_new_form_of_another_service_is_the_shipped_one(tmp_path, service):
+    (tmp_path / "new.yaml").write_text(new_form(service, TODAY), encoding="utf-8")
+
+    assert read_spec(tmp_path / "new.yaml") == load_specs()[service]
+
+
+def test_a_new_form_of_a_service_that_has_no_code_is_refused_by_its_name(tmp_path):
+    (tmp_path / "erp.yaml").write_text(new_form("erp", TODAY), encoding="utf-8")
+
+    with pytest.raises(SpecError, match="serves crm, whatsapp, email, callback and no service 'erp'"):
+        read_spec(tmp_path / "erp.yaml")
 
 
 @pytest.mark.parametrize("field", ALL_FIELDS)

@@ -80,8 +80,9 @@ def test_silence_is_weighed(command, state, expected):
     assert verdict(SILENCE, doubt(command, **state)) == expected
 
 
-def test_a_provider_that_is_away_proves_nothing():
-    assert verdict(Retryable("no route"), doubt(LEAD, hold=True)) == "unconfirmed"
+@pytest.mark.parametrize("fault", [Retryable("no route"), KeyError("items")])
+def test_a_provider_that_is_away_or_broken_proves_nothing(fault):
+    assert verdict(fault, doubt(LEAD, hold=True)) == "unconfirmed"
 
 
 def test_an_account_that_is_gone_proves_nothing():

@@ -1,13 +1,17 @@
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import config.integrations
 from config.policy import load_specs
 from ingress.cli import cli
 from ingress.form_page import form_page
 
+SHIPPED = Path(config.integrations.__file__).parent
 SECTIONS = [
     "1. Visão Geral", "2. Informações da API", "3. Endpoints Utilizados", "4. Fluxo de Integração",
     "5. Tratamento de Erros", "6. Cache Strategy", "7. Monitoramento e Observabilidade", "8. Segurança", "9. Testes",
@@ -45,6 +49,31 @@ def test_a_wrong_form_is_told_with_file_line_and_reason(run, tmp_path):
     assert done.exit_code == 1
     assert f"erp.yaml:{line}: operations.create_lead.metod: unknown field; did you mean method?" in done.stdout
     assert {"file": "erp.yaml", "line": line} == {key: told["problems"][-1][key] for key in ("file", "line")}
+
+
+def test_a_new_form_says_what_its_service_still_needs(run, tmp_path):
+    served, unserved = run("new", "crm"), run("new", "meucrm")
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "meucrm.yaml").rename(tmp_path / "specs" / "meucrm.yaml")
+
+    assert "Fill it in, then: entrega spec check crm.yaml" in served.stdout
+    assert "It cannot be used yet: this version serves crm, whatsapp, email, callback" in " ".join(
+        unserved.stdout.split()
+    )
+
+
+@pytest.mark.parametrize("part", [["up"], ["spec", "check"]])
+def test_a_spec_that_cannot_be_served_is_refused_by_name_before_anything_starts(run, tmp_path, monkeypatch, part):
+    shutil.copytree(SHIPPED, tmp_path / "specs")
+    run("new", "meucrm", "--out", "specs/meucrm.yaml")
+    monkeypatch.setenv("ENTREGA_INTEGRATIONS", str(tmp_path / "specs"))
+
+    done = CliRunner().invoke(cli, part)
+
+    assert done.exit_code != 0
+    assert re.search(
+        r"meucrm\.yaml:\d+: name: this version serves .* no service 'meucrm'", done.output + str(done.exception)
+    )
 
 
 def test_a_new_form_never_takes_the_place_of_a_file(run, tmp_path):
