@@ -205,6 +205,12 @@ class System:
 
         engine = connect(self.variables["DATABASE_URL"], pool_size=1, name="entrega up")
         before, after = self._migrated(engine)
+        if before not in (None, after):
+            from ledger.hashing import hash_clear
+            from ledger.sealing import MasterKeys
+            from ledger.vault import Vault
+
+            hash_clear(Vault(engine, MasterKeys(self.plan.settings.master_keys())))
         Desk(engine, actor="up").forget_ticks()
         engine.dispose()
         self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection, Engine, text
 
+from delivery.redaction import names_a_person
 from ledger.database import transaction
 from ledger.sealing import MasterKeys, keyed_hash, new_data_key
 
@@ -16,6 +17,8 @@ _KEEP_PEOPLE = text("""
     SELECT * FROM unnest(CAST(:people AS bytea[]), CAST(:keys AS bytea[])) ORDER BY 1 ON CONFLICT DO NOTHING
 """)
 _FIND_PEOPLE = text("SELECT person, data_key FROM people WHERE person = ANY(CAST(:people AS bytea[]))")
+# How the proof of an id that names a person begins.
+HASHED = "hashed:"
 # Data keys of people that this process met lately; each is 32 bytes.
 _REMEMBERED = 4096
 
@@ -55,6 +58,13 @@ class Vault:
     def hash(self, text_: str) -> bytes:
         """Return the keyed hash of a text, e.g. a normalised address."""
         return keyed_hash(self.index_key, text_)
+
+    def proof(self, provider_id: str) -> str:
+        """Return a provider's id as the ledger keeps and shows it: one that names a person as its keyed hash.
+
+        Equal ids give equal proofs, so an event still finds the message that it is about.
+        """
+        return f"{HASHED}{self.hash(provider_id).hex()[:32]}" if names_a_person(provider_id) else provider_id
 
     def data_keys(self, people: Iterable[bytes]) -> Mapping[bytes, DataKey]:
         """Return a data key for each person: the one this process knows, else a new one, which may turn out wrong.
