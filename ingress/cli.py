@@ -77,7 +77,8 @@ def up(
 
     settings = load_settings()
     load_specs(settings.entrega_integrations)  # a spec that cannot be served ends the start here
-    raise typer.Exit(run(Plan(settings, sandbox=sandbox, flower=flower, workers=workers), as_json=as_json))
+    plan = Plan(settings, sandbox=sandbox, flower=flower, workers=workers, commands=sys.platform == "linux")
+    raise typer.Exit(run(plan, as_json=as_json))
 
 
 @cli.command()
@@ -299,7 +300,7 @@ def mcp(
 def main() -> None:
     """Run the command line; a fault becomes one sentence and an exit code, never a traceback."""
     try:
-        cli()
+        cli(prog_name="entrega")
     except Exception as err:
         told = _told(err)
         if told is None:

@@ -1,8 +1,9 @@
 """One part of `entrega up` in a process of its own: `python -m ingress.process worker worker1`, `beat`, `web`.
 
-The same processes as `celery -A worker worker`, `celery -A worker beat` and `python -m ingress.web`, ready sooner.
-Celery's command line loads each of its commands with all that belongs to it, Flower and a shell too, which is a quarter
-of a worker's start; here the wanted one begins at once.
+A further one, `commands`, serves the command line. The others are the same processes as `celery -A worker worker`,
+`celery -A worker beat` and `python -m ingress.web`, ready sooner. Celery's command line loads each of its commands with
+all that belongs to it, Flower and a shell too, which is a quarter of a worker's start; here the wanted one begins at
+once.
 """
 
 import argparse
@@ -58,12 +59,19 @@ def _web(_name: str) -> int:
     return 0
 
 
+def _commands(_name: str) -> int:
+    from config.settings import load_settings
+    from ingress.command_server import main as serve
+
+    return serve(load_settings().entrega_data)
+
+
 def _collect_again() -> None:
     gc.freeze()
     gc.enable()
 
 
-_PARTS: Mapping[str, Callable[[str], int]] = {"worker": _worker, "beat": _beat, "web": _web}
+_PARTS: Mapping[str, Callable[[str], int]] = {"worker": _worker, "beat": _beat, "web": _web, "commands": _commands}
 
 if __name__ == "__main__":
     sys.exit(main())

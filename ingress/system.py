@@ -60,12 +60,14 @@ class Plan:
     Attributes:
         sandbox: Also run stand-ins for the CRM, WhatsApp and mail.
         workers: Worker processes, 16 threads each.
+        commands: Also run the command server, for a command line that answers at once.
     """
 
     settings: Settings
     sandbox: bool = False
     flower: bool = False
     workers: int = 1
+    commands: bool = False
 
 
 @dataclass
@@ -118,6 +120,8 @@ class System:
         self._start_processes()
         announce(self.data, self.variables)
         self._await_ready()
+        if self.plan.commands:  # last: it takes as long to load as the worker, and the system is up without it
+            self._part("commands", "commands")
 
     def watch(self) -> None:
         """Start again what has died. Call this every second or so."""

@@ -274,10 +274,19 @@ def data_folder():
 
 @pytest.fixture(scope="module")
 def module_system(neutral_environment, data_folder, request):
-    """The module's system; it may say `FLOWER = True`, `WORKERS = 4`, `DEADLINE_S`, `BREAKER`, `ROLLOUT`, `LIMITS`."""
+    """The module's system.
+
+    The module may say `FLOWER = True`, `COMMANDS = True`, `WORKERS = 4`, `DEADLINE_S`, `BREAKER`, `ROLLOUT`, `LIMITS`.
+    """
     asked = vars(request.module)
     settings = load_settings({"entrega_env": "sandbox", "entrega_data": data_folder, "entrega_port": 0})
-    plan = Plan(settings, sandbox=True, flower=asked.get("FLOWER", False), workers=asked.get("WORKERS", 1))
+    plan = Plan(
+        settings,
+        sandbox=True,
+        flower=asked.get("FLOWER", False),
+        workers=asked.get("WORKERS", 1),
+        commands=asked.get("COMMANDS", False),
+    )
     system = System(plan, lambda _: None)
     deadline_s = asked.get("DEADLINE_S", CALL_DEADLINE_S)
     system.variables |= {"ENTREGA_ENV": "sandbox", "CRM_TIMEOUT": str(deadline_s)}
