@@ -4,6 +4,7 @@ A key that was good is trusted for `_TRUSTED_S`, so a revocation is in force eve
 each producer (rates, approvals) is not decided here; it begins with the `Caller`.
 """
 
+import asyncio
 import hmac
 import re
 import time
@@ -16,6 +17,7 @@ from fastapi import Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
+from starlette.datastructures import Headers
 
 from config.api_key_text import is_whole_api_key
 from ingress.problems import Problem
@@ -28,9 +30,17 @@ Scope = Literal[
 BOOTSTRAP_PRODUCER = "bootstrap"
 
 _TRUSTED_S = 20.0
+# For a key that is not on the list of all keys, the list is read again, but not more often than this.
+_LIST_EVERY_S = 0.25
 _MOST_TRUSTED = 5000
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="`Authorization: Bearer <key>`")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key")
+
+
+def key_in(headers: Headers) -> str | None:
+    """Return the key of a request, from either of the two headers that may hold one."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    return bearer if scheme.lower() == "bearer" and bearer else headers.get("x-api-key")
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,10 @@ class Doorkeeper:
         self._ticks = ticks
         self._now = now
         self._trusted: dict[bytes, tuple[ApiKey, float]] = {}
+        self._listed: frozenset[bytes] = frozenset()
+        self._list_at = float("-inf")
+        self._next_list: asyncio.Task[None] | None = None
+        self._one_reading = asyncio.Lock()
 
     def admit(self, secret: str | None) -> Caller:
         """Return who holds this key. May ask the ledger, so it does not belong on an event loop; see `trusts`.
@@ -100,7 +114,7 @@ class Doorkeeper:
         if not secret:
             raise Problem("missing_key")
         key_hash = api_key_hash(secret)
-        if self._bootstrap is not None and hmac.compare_digest(key_hash, self._bootstrap):
+        if self._is_bootstrap(key_hash):
             return Caller(BOOTSTRAP_PRODUCER, frozenset({"admin"}))
         if not is_whole_api_key(secret):
             raise Problem("mistyped_key")
@@ -113,6 +127,48 @@ class Doorkeeper:
         """Tell whether `admit` can answer without asking the ledger."""
         return not secret or not is_whole_api_key(secret) or self._fresh(api_key_hash(secret)) is not None
 
+    def remembers(self, secret: str) -> bool:
+        """Tell, without asking anybody, whether this is known as a key of ours.
+
+        The answer opens nothing: a key that was revoked or expired lately may still be remembered, and `admit`
+        refuses it.
+        """
+        key_hash = api_key_hash(secret)
+        return key_hash in self._listed or self._is_bootstrap(key_hash) or self._fresh(key_hash) is not None
+
+    async def knows(self, secret: str) -> bool:
+        """Tell whether this is known as a key of ours, also where it was made a moment ago.
+
+        However many strangers guess keys, the ledger is read four times a second at most.
+
+        Raises:
+            LedgerUnavailable: The key is not remembered, and the ledger cannot be asked.
+        """
+        if not self.remembers(secret) and is_whole_api_key(secret):
+            await self._list_again()
+        return self.remembers(secret)
+
+    def list_soon(self, secret: str) -> None:
+        """Have the list of keys read again in the background, for the next time that somebody comes with this one."""
+        if is_whole_api_key(secret) and self._next_list is None:
+            self._next_list = asyncio.create_task(self._read_list())
+
+    async def _list_again(self) -> None:
+        """Read the list of keys; all who ask before the reading begins wait for the same one."""
+        if self._next_list is None:
+            self._next_list = asyncio.create_task(self._read_list())
+        await asyncio.shield(self._next_list)
+
+    async def _read_list(self) -> None:
+        async with self._one_reading:
+            await asyncio.sleep(max(0.0, self._list_at + _LIST_EVERY_S - self._ticks()))
+            self._list_at = self._ticks()
+            self._next_list = None  # a key that is made from now on may be missing on this list
+            self._listed = await run_in_threadpool(self._keys.hashes)
+
+    def _is_bootstrap(self, key_hash: bytes) -> bool:
+        return self._bootstrap is not None and hmac.compare_digest(key_hash, self._bootstrap)
+
     def _fresh(self, key_hash: bytes) -> ApiKey | None:
         key, until = self._trusted.get(key_hash, (None, 0.0))
         return key if until > self._ticks() else None
@@ -122,11 +178,25 @@ class Doorkeeper:
         key = self._keys.find(key_hash)
         if key is None:
             self._trusted.pop(key_hash, None)
+            self._listed -= {key_hash}
             return None
         if len(self._trusted) >= _MOST_TRUSTED:
             self._trusted.clear()
         self._trusted[key_hash] = (key, until)
         return key
+
+    async def caller(self, secret: str | None) -> Caller:
+        """Return who holds this key, as `admit`, without holding up the event loop.
+
+        Raises:
+            Problem: The key is missing, mistyped, unknown, revoked or expired.
+            LedgerUnavailable: Whether the key is good cannot be said now.
+        """
+        if self.trusts(secret):
+            return self.admit(secret)
+        if not (secret and self.remembers(secret)):
+            raise Problem("unknown_key")  # `ingress.arrival` had it looked for
+        return await run_in_threadpool(self.admit, secret)
 
     def needs(self, *scopes: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
         """Return a FastAPI dependency: the caller, whose key must cover one of these scopes.
@@ -139,8 +209,7 @@ class Doorkeeper:
             bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
             header: Annotated[str | None, Security(_header)],
         ) -> Caller:
-            secret = bearer.credentials if bearer else header
-            found = self.admit(secret) if self.trusts(secret) else await run_in_threadpool(self.admit, secret)
+            found = await self.caller(bearer.credentials if bearer else header)
             if not any(found.may(scope) for scope in scopes):
                 raise Problem("missing_scope", scope=scopes[0])
             return found

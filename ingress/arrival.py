@@ -1,4 +1,7 @@
-"""What every request meets first: an id, one log line, and the end of faults that nobody foresaw.
+"""What every request meets first: an id, its lane, one log line, and the end of faults that nobody foresaw.
+
+Three lanes: callers with a known API key, webhooks, and everybody else. Each has limits of its own, so that what one of
+them uses up is never what another needs. Health pages stand outside all three.
 
 The id comes from the client (`X-Request-Id`) where it is a plain word, is sent back, and stands in every log line that
 is written on the way. Never logged are addresses, queries and bodies: the route as the code writes it tells enough.
@@ -6,7 +9,8 @@ is written on the way. Never logged are addresses, queries and bodies: the route
 
 import re
 import time
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -14,25 +18,41 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from delivery.ids import new_id
-from ingress.problems import Problem, answer, language_of
+from ingress.access import Doorkeeper, key_in
+from ingress.problems import Problem, answer, language_of, problem_of
+from ingress.sampling import Sampler
+from ingress.strangers import Kind, Strangers
+from ledger.api_keys import api_key_hash
 
 _log = structlog.get_logger("entrega.web")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEADER = "X-Request-Id"
-_BUSY_RETRY_S = 1
+_RETRY_S = 1
+# In the state of a request: its caller proved who it is, by a key or a signature.
+PROVED = "proved"
 
 
 class Arrival:
     """ASGI middleware, the outermost.
 
     Args:
-        most_at_once: Requests under way at the same time; one more is answered 503 at once.
+        doorkeeper: Knows the keys.
+        strangers: The limits of callers without one.
+        most_at_once: Requests with a known key under way, long polls and slow bodies included; one more is answered
+            503 at once.
+        most_per_key: Requests of one key under way; one more is answered 429.
     """
 
-    def __init__(self, app: ASGIApp, *, most_at_once: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, doorkeeper: Doorkeeper, strangers: Strangers, most_at_once: int, most_per_key: int
+    ) -> None:
         self._app = app
+        self._doorkeeper = doorkeeper
+        self._strangers = strangers
         self._most = most_at_once
-        self._under_way = 0
+        self._most_per_key = most_per_key
+        self._under_way: Counter[bytes] = Counter()
+        self._sampler = Sampler()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one request through."""
@@ -41,43 +61,115 @@ class Arrival:
             return
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
-        sender = _Sender(send, request_id)
+        scope.setdefault("state", {})
+        sender = _Sender(send, request_id, scope["state"], has_body=_has_body(headers))
         started = time.perf_counter()
-        self._under_way += 1
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._carry(scope, receive, sender)
-            except Exception:
-                _log.exception("request_failed", route=_route(scope))
+                await self._carry(scope, receive, sender, headers)
+            except Exception as err:
+                problem = problem_of(err, language_of(headers.get("accept-language", "")))
+                if problem.code == "internal_error":
+                    _log.exception("request_failed", route=_route(scope))
                 if sender.status:
                     raise  # the answer is cut off: the client must not take it for a whole one
-                problem = answer(Problem("internal_error"), language_of(headers.get("accept-language", "")))
-                await problem(scope, receive, sender)
+                await _refuse(problem, scope, receive, sender)
             finally:
-                self._under_way -= 1
-                _tell(scope, sender.status, time.perf_counter() - started)
+                self._tell(scope, sender.status, time.perf_counter() - started)
 
-    async def _carry(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
-        if self._under_way > self._most and not scope["path"].startswith("/health/"):
-            language = language_of(Headers(scope=scope).get("accept-language", ""))
-            await answer(Problem("busy", retry_after_s=_BUSY_RETRY_S), language)(scope, receive, sender)
-        else:
+    async def _carry(self, scope: Scope, receive: Receive, sender: "_Sender", headers: Headers) -> None:
+        path, secret = scope["path"], key_in(headers)
+        if path.startswith("/health/"):
             await self._app(scope, receive, sender)
+        elif path.startswith("/webhooks/"):
+            await self._carry_webhook(scope, receive, sender)
+        elif secret and (self._doorkeeper.remembers(secret) or await self._is_key(secret, scope)):
+            await self._carry_known(api_key_hash(secret), scope, receive, sender)
+        else:
+            await self._carry_stranger(scope, receive, sender)
+
+    async def _carry_known(self, key: bytes, scope: Scope, receive: Receive, sender: "_Sender") -> None:
+        if self._under_way.total() >= self._most:
+            raise Problem("busy", retry_after_s=_RETRY_S)
+        if self._under_way[key] >= self._most_per_key:
+            raise Problem("too_many_at_once", retry_after_s=_RETRY_S, most=self._most_per_key)
+        scope["state"][PROVED] = True
+        self._under_way[key] += 1
+        try:
+            await self._app(scope, receive, sender)
+        finally:
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+
+    async def _is_key(self, secret: str, scope: Scope) -> bool:
+        """Ask for a key that this process does not remember, as far as a stranger may ask for anything."""
+        if self._strangers.is_full or self._strangers.is_spent("other", _host(scope)):
+            self._doorkeeper.list_soon(secret)  # made a moment ago, perhaps: then it is remembered next time
+            return False
+        with self._strangers.one_more():
+            return await self._doorkeeper.knows(secret)
+
+    async def _carry_stranger(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
+        if self._strangers.is_full:
+            raise Problem("busy", retry_after_s=_RETRY_S)
+        with self._strangers.one_more():
+            await self._check_patience("other", scope)
+            self._strangers.charge("other", _host(scope))
+            await self._app(scope, receive, sender)
+
+    async def _carry_webhook(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
+        await self._check_patience("webhook", scope)
+        await self._app(scope, receive, sender)
+        if 400 <= sender.status < 500 and not scope["state"].get(PROVED):  # noqa: PLR2004 - HTTP
+            self._strangers.charge("webhook", _host(scope))
+
+    async def _check_patience(self, kind: Kind, scope: Scope) -> None:
+        if self._strangers.is_spent(kind, _host(scope)):
+            await self._strangers.slow_down()
+            raise Problem("too_many_refusals", retry_after_s=_RETRY_S)
+
+    def _tell(self, scope: Scope, status: int, took_s: float) -> None:
+        route, proved = _route(scope), scope["state"].get(PROVED)
+        so_far = None if proved else self._sampler.count(f"{route} {status}")
+        quiet = route.startswith("/health/") or route == "/metrics"  # asked every few seconds, and seldom news
+        if not proved and not quiet and so_far is None:
+            return
+        more = {"so_far_in_minute": so_far} if so_far and so_far > 1 else {}
+        write = _log.debug if quiet else _log.info
+        write("request", method=scope["method"], route=route, http_status=status, duration_ms=_ms(took_s), **more)
 
 
 class _Sender:
-    """Passes an answer on, with the request's id in its headers."""
+    """Passes an answer on, with the request's id in its headers.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    A stranger that is refused loses its connection when its request has a body: the rest would have to be read.
+    """
+
+    def __init__(self, send: Send, request_id: str, state: Mapping[str, Any], *, has_body: bool) -> None:
         self._send = send
         self._request_id = request_id
+        self._state = state
+        self._has_body = has_body
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)[_HEADER] = self._request_id
+            headers = MutableHeaders(scope=message)
+            headers[_HEADER] = self._request_id
+            if self._has_body and self.status >= 400 and not self._state.get(PROVED):  # noqa: PLR2004 - HTTP
+                headers["Connection"] = "close"
         await self._send(message)
+
+
+async def _refuse(problem: Problem, scope: Scope, receive: Receive, sender: _Sender) -> None:
+    response = answer(problem, language_of(Headers(scope=scope).get("accept-language", "")))
+    await response(scope, receive, sender)
+
+
+def _host(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else "?"
 
 
 def _request_id(headers: Headers) -> str:
@@ -85,12 +177,13 @@ def _request_id(headers: Headers) -> str:
     return given if _ID.fullmatch(given) else str(new_id())
 
 
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
 def _route(scope: MutableMapping[str, Any]) -> str:
     return getattr(scope.get("route"), "path", "none")
 
 
-def _tell(scope: Scope, status: int, took_s: float) -> None:
-    route = _route(scope)
-    quiet = route.startswith("/health/") or route == "/metrics"  # asked every few seconds, and seldom news
-    write = _log.debug if quiet else _log.info
-    write("request", method=scope["method"], route=route, http_status=status, duration_ms=round(took_s * 1000, 1))
+def _ms(took_s: float) -> float:
+    return round(took_s * 1000, 1)

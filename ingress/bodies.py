@@ -1,12 +1,13 @@
 """Reads request bodies, and stops reading what is too large, too slow or too much at once.
 
-Doors ask for the raw bytes here, so that nothing is parsed before key, type and size are known.
+Doors ask for the raw bytes here, so that nothing is parsed before key, type and size are known. Callers who proved
+nothing have a reader of their own, so that their bodies take no room from anybody else's.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastapi import Request
@@ -25,18 +26,36 @@ _RETRY_S = 2
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
+@dataclass(eq=False)
+class _Body:
+    """One body on its way in."""
+
+    clock: asyncio.Timeout | None = None
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    gave_way: bool = False
+
+
 @dataclass
 class BodyReader:
-    """Reads bodies within limits that all requests of this process share.
+    """Reads bodies within limits that all requests which share it share.
 
     Attributes:
-        most_at_once: Bytes of bodies being read or worked on at the same time; more is turned away.
+        most_bytes: Bytes of bodies being read or worked on at the same time; more is turned away.
         within_s: A body that takes longer is cut off.
+        least_bytes_per_s: With it, `within_s` holds for an empty body only: each byte that comes earns more time.
+        most_unfinished: Bodies being read at the same time; one more makes the oldest of them give way.
+        gives_way: Where there is no room for a new byte, the oldest unfinished body gives way to it. A sender that
+            stalls then takes nothing from one that sends.
     """
 
-    most_at_once: int = 128_000_000
+    most_bytes: int = 128_000_000
     within_s: float = 30
+    least_bytes_per_s: float | None = None
+    most_unfinished: int | None = None
+    gives_way: bool = False
     _held: int = 0
+    _unfinished: dict[_Body, None] = field(default_factory=dict)
 
     @asynccontextmanager
     async def reading(self, request: Request, *, types: tuple[str, ...] | None, max_bytes: int) -> AsyncIterator[bytes]:
@@ -53,32 +72,75 @@ class BodyReader:
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > max_bytes:
             raise Problem("too_large", most=max_bytes)
-        chunks: list[bytes] = []
+        body = _Body()
         try:
-            await self._collect_in_time(request, chunks, max_bytes)
-            yield b"".join(chunks)
+            await self._collect_in_time(request, body, max_bytes)
+            yield b"".join(body.chunks)
         finally:
-            self._held -= sum(map(len, chunks))
+            self._held -= body.size
 
-    async def _collect_in_time(self, request: Request, chunks: list[bytes], max_bytes: int) -> None:
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count bytes that another reader has read as held until the block ends.
+
+        Raises:
+            Problem: Too much is held.
+        """
+        if self._held + size > self.most_bytes:
+            raise Problem("busy", retry_after_s=_RETRY_S)
+        self._held += size
         try:
-            async with asyncio.timeout(self.within_s):
-                await self._collect(request, chunks, max_bytes)
+            yield
+        finally:
+            self._held -= size
+
+    async def _collect_in_time(self, request: Request, body: _Body, max_bytes: int) -> None:
+        self._unfinished[body] = None
+        if self.most_unfinished is not None and len(self._unfinished) > self.most_unfinished:
+            self._let_oldest_give_way()
+        try:
+            async with asyncio.timeout(self.within_s) as body.clock:
+                await self._collect(request, body, max_bytes)
         except TimeoutError:
-            raise Problem("too_slow", seconds=self.within_s) from None
+            raise self._late(body) from None
         except ClientDisconnect:
             raise Problem("invalid_request") from None
+        finally:
+            self._unfinished.pop(body, None)
+        if body.gave_way:
+            raise self._late(body)
 
-    async def _collect(self, request: Request, chunks: list[bytes], max_bytes: int) -> None:
-        size = 0
+    async def _collect(self, request: Request, body: _Body, max_bytes: int) -> None:
         async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
+            if body.size + len(chunk) > max_bytes:
                 raise Problem("too_large", most=max_bytes)
-            if self._held + len(chunk) > self.most_at_once:
+            while self.gives_way and self._held + len(chunk) > self.most_bytes and len(self._unfinished) > 1:
+                self._let_oldest_give_way(newest=body)
+            if self._held + len(chunk) > self.most_bytes:
                 raise Problem("busy", retry_after_s=_RETRY_S)
             self._held += len(chunk)
-            chunks.append(chunk)
+            body.size += len(chunk)
+            body.chunks.append(chunk)
+            self._earn_time(body, len(chunk))
+
+    def _earn_time(self, body: _Body, size: int) -> None:
+        until = body.clock.when() if body.clock and not body.clock.expired() else None
+        if body.clock and until and self.least_bytes_per_s:
+            body.clock.reschedule(until + size / self.least_bytes_per_s)
+
+    def _let_oldest_give_way(self, newest: _Body | None = None) -> None:
+        oldest = next(each for each in self._unfinished if each is not newest)
+        del self._unfinished[oldest]
+        self._held -= oldest.size
+        oldest.size, oldest.gave_way = 0, True
+        oldest.chunks.clear()
+        if oldest.clock and not oldest.clock.expired():
+            oldest.clock.reschedule(0)
+
+    def _late(self, body: _Body) -> Problem:
+        if body.gave_way:
+            return Problem("busy", retry_after_s=_RETRY_S)
+        return Problem("too_slow", seconds=self.within_s)
 
 
 def parsed_object(raw: bytes) -> dict[str, object]:

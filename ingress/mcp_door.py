@@ -123,7 +123,7 @@ def _visitor(context: Any) -> Visitor:
     return found
 
 
-def _no_browser(request: Request) -> None:
+async def _no_browser(request: Request) -> None:
     # Only browsers send Origin, and a page on another site must not reach a server on the reader's own machine.
     # Source: Model Context Protocol, Transports, "Security Warning", edition of 2025-11-25, read 2026-11-22.
     if "origin" in request.headers:

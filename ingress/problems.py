@@ -115,6 +115,16 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "send {wanted}, in UTF-8 and without compression",
     ),
     "invalid_command": (422, "pedido recusado; nada foi gravado", "refused; nothing was written"),
+    "too_many_at_once": (
+        429,
+        "esta chave já tem {most} pedidos em andamento; espere uma resposta antes do próximo",
+        "this key has {most} requests under way; wait for an answer before the next one",
+    ),
+    "too_many_refusals": (
+        429,
+        "recusas demais para este endereço; espere, e confira a chave, a assinatura e o caminho",
+        "too many refusals for this address; wait, and check the key, the signature and the path",
+    ),
     "too_far_behind": (
         429,
         "há entregas demais na fila de {service}; tente de novo mais tarde",

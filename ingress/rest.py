@@ -64,7 +64,7 @@ Key = Annotated[
 ]
 
 
-def spoken(request: Request) -> Language:
+async def spoken(request: Request) -> Language:  # async, so that it needs no thread
     """Return the language of the answer, as a dependency."""
     return language_of(request.headers.get("accept-language", ""))
 

@@ -29,6 +29,7 @@ from ingress.rest_approvals import approvals_router
 from ingress.rest_letters import Edit, ReplayMany, letters_router
 from ingress.shapes import WithReason
 from ingress.slow_clients import PatientProtocol
+from ingress.strangers import Strangers
 from ingress.webhooks import create_webhooks
 from ledger.alerts import Alerts
 from ledger.schema import check_schema
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 # Beat ticks every five seconds: four missed ticks are a fault.
 _FRESH_TICK = timedelta(seconds=20)
 # Requests at work on the ledger at the same time: as many as its pool has connections, so that none waits for one.
-_THREADS = 32
+_THREADS = 28
 # Requests under way, long polls and slow bodies included; one more is answered 503 at once.
 _MOST_AT_ONCE = 400
 
@@ -55,14 +56,16 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     """
     web = FastAPI(title="Entrega", version=version("entrega"), docs_url=None, redoc_url=None, lifespan=_lifespan)
     install(web)
-    web.add_middleware(Arrival, most_at_once=_MOST_AT_ONCE)
+    door, strangers = rest_door(app), Strangers()
+    web.add_middleware(
+        Arrival, doorkeeper=door.doorkeeper, strangers=strangers, most_at_once=_MOST_AT_ONCE, most_per_key=200
+    )
     _add_pages(web, app, metrics_folder)
-    door = rest_door(app)
     web.include_router(letters_router(door))
     web.include_router(approvals_router(door))
     web.include_router(rest_router(door))
     web.include_router(mcp_router(door))
-    web.include_router(create_webhooks(app, door.bodies))
+    web.include_router(create_webhooks(app, door.bodies, strangers))
     describe(web, app.specs, (ReplayMany, Edit, WithReason))
     return web
 

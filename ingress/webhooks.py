@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,9 +24,13 @@ from fastapi.responses import PlainTextResponse
 
 from config.policy import Signature, Spec, Webhook
 from config.settings import Settings
+from config.spec_webhook import Network
 from delivery.inbound import Told
+from ingress.arrival import PROVED
 from ingress.bodies import BodyReader
 from ingress.problems import Problem
+from ingress.sampling import Sampler
+from ingress.strangers import Strangers
 from providers.described_webhook import described_events
 from providers.whatsapp_cloud.webhooks import Reader
 from tasks.app import UPKEEP_QUEUE
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from tasks.app import Entrega
 
 _log = structlog.get_logger(__name__)
+_sampler = Sampler()
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 # Events of many webhooks are worked on together: none waits longer than this for its hint.
@@ -51,15 +57,20 @@ class _Door:
     form: Webhook
 
 
-def create_webhooks(app: "Entrega", bodies: BodyReader) -> APIRouter:
-    """Return the routes `/webhooks/{service}/{account}`. They need no API key: the proof is the provider's own."""
+def create_webhooks(app: "Entrega", bodies: BodyReader, strangers: Strangers) -> APIRouter:
+    """Return the routes `/webhooks/{service}/{account}`. They need no API key: the proof is the provider's own.
+
+    Args:
+        bodies: Count a body as held once it is proved.
+        strangers: Until then its sender is one of these.
+    """
     router = APIRouter(prefix="/webhooks", include_in_schema=False)
     bell = _Bell(lambda: app.hints.wake("absorb", queue=UPKEEP_QUEUE))
 
     @router.get("/{service}/{account}")
-    def verify(service: str, account: str, request: Request) -> Response:
+    async def verify(service: str, account: str, request: Request) -> Response:
         """Answer the challenge by which a provider makes sure that this address is ours."""
-        door = _door(app, service, account)
+        door = await strangers.in_thread(_door, app, service, account)
         _check_network(door, request)
         query = request.query_params
         tokens = door.settings.secrets(door.form.verify_token) if door.form.verify_token else ()
@@ -73,16 +84,18 @@ def create_webhooks(app: "Entrega", bodies: BodyReader) -> APIRouter:
     @router.post("/{service}/{account}")
     async def receive(service: str, account: str, request: Request) -> Response:
         """Store what a provider tells; 200 once it is stored."""
-        door = await run_in_threadpool(_door, app, service, account)
+        door = await strangers.in_thread(_door, app, service, account)
         _check_network(door, request)
         secrets = door.settings.secrets(door.form.signature.secret)
         if not secrets:  # fail closed, and let the provider repeat until the secret is set
             unset = Problem("secret_unset", retry_after_s=_RETRY_S)
             raise _refused(door, unset, f"{door.form.signature.secret} is not set")
         proof = _proof(door, request)
-        async with bodies.reading(request, types=None, max_bytes=door.form.max_bytes) as body:
-            if not is_signed(body, proof, door.form.signature, secrets):
+        async with strangers.bodies.reading(request, types=None, max_bytes=door.form.max_bytes) as body:
+            if not await strangers.in_thread(is_signed, body, proof, door.form.signature, secrets):
                 raise _refused(door, Problem("unsigned"), "wrong signature")
+        setattr(request.state, PROVED, True)
+        with bodies.holding(len(body)):
             if await run_in_threadpool(_keep, app, door, body):
                 bell.ring()
         return PlainTextResponse("stored")
@@ -128,22 +141,42 @@ def _door(app: "Entrega", service: str, account: str) -> _Door:
     try:
         return _Door(name, app.accounts.settings(name), spec, spec.webhook)
     except LookupError as err:  # fail closed, and let the provider repeat
-        _log.warning("webhook_refused", account=name, status=503, reason=str(err))
+        _warn(name, 503, str(err))
         raise Problem("secret_unset", retry_after_s=_RETRY_S) from None
 
 
 def _check_network(door: _Door, request: Request) -> None:
     networks = door.form.networks
-    if networks and not (request.client and any(ip_address(request.client.host) in each for each in networks)):
+    if networks and not (request.client and _is_in(request.client.host, networks)):
         raise _refused(door, Problem("unwelcome"), "it came from another network")
+
+
+def _is_in(host: str, networks: Iterable[Network]) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:  # a proxy that is trusted passed on something else
+        return False
+    return any(address in each for each in networks)
 
 
 def _proof(door: _Door, request: Request) -> bytes:
     header = door.form.signature.header.lower().encode()
     proofs = [value for name, value in request.headers.raw if name == header]
-    if len(proofs) != 1:  # before the body is read: who proves nothing is not listened to
-        raise _refused(door, Problem("unsigned"), "no signature, or several")
+    # Before the body is read: what cannot be a signature needs no body to be refused.
+    if len(proofs) != 1 or not _form_of(door.form.signature).fullmatch(proofs[0]):
+        raise _refused(door, Problem("unsigned"), "no signature, several, or none of the right form")
     return proofs[0]
+
+
+@cache
+def _form_of(form: Signature) -> re.Pattern[bytes]:
+    """Return what every signature of this form looks like."""
+    size = hashlib.new(form.algorithm).digest_size
+    base64_chars, padding = (4 * size + 2) // 3, -size % 3
+    filled = re.escape(form.format)
+    filled = filled.replace(re.escape("{hex}"), f"[0-9a-f]{{{2 * size}}}")
+    filled = filled.replace(re.escape("{base64}"), f"[A-Za-z0-9+/]{{{base64_chars}}}={{{padding}}}")
+    return re.compile(filled.encode())
 
 
 def _keep(app: "Entrega", door: _Door, body: bytes) -> int:
@@ -174,5 +207,11 @@ def _is_one_of(word: str, tokens: Sequence[str]) -> bool:
 
 def _refused(door: _Door, problem: Problem, reason: str) -> Problem:
     """Note for the operator why a webhook is refused, and return what the sender is told."""
-    _log.warning("webhook_refused", account=door.account, status=problem.status, reason=reason)
+    _warn(door.account, problem.status, reason)
     return problem
+
+
+def _warn(account: str, status: int, reason: str) -> None:
+    so_far = _sampler.count(f"{account} {reason}")
+    if so_far is not None:
+        _log.warning("webhook_refused", account=account, status=status, reason=reason, so_far_in_minute=so_far)

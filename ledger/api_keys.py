@@ -32,6 +32,7 @@ _CREATE = text("""
 _FIND = text("""
     SELECT * FROM api_keys WHERE hash = :hash AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """)
+_HASHES = text("SELECT hash FROM api_keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())")
 _REVOKE = text("""
     WITH ended AS (
       UPDATE api_keys SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL RETURNING id, hint, producer
@@ -105,6 +106,15 @@ class ApiKeys:
         with statement(self.engine) as connection:
             row = connection.execute(_FIND, {"hash": key_hash}).one_or_none()
             return None if row is None else _key(row)
+
+    def hashes(self) -> frozenset[bytes]:
+        """Return the hashes of all keys that are in force.
+
+        Raises:
+            LedgerUnavailable: Postgres is away.
+        """
+        with statement(self.engine) as connection:
+            return frozenset(bytes(each) for each in connection.scalars(_HASHES))
 
     def revoke(self, key_id: UUID, *, actor: str, reason: str) -> bool:
         """End a key; False when there is none such, or it was revoked before."""
