@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 from uuid import UUID
 
-from pydantic import AwareDatetime, JsonValue, StringConstraints
+from pydantic import JsonValue, StringConstraints
 
 from delivery.commands import Command
 from delivery.destinations import host_of
+from delivery.instants import Instant
 
 
 class Callback(Command):
@@ -27,7 +28,7 @@ class Callback(Command):
 
     endpoint: UUID
     type: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$", max_length=100)]
-    timestamp: AwareDatetime
+    timestamp: Instant
     data: dict[str, JsonValue]
     about: str | None = None
 

@@ -15,7 +15,6 @@ from email_validator import EmailNotValidError, validate_email
 from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     Base64Bytes,
     BaseModel,
     BeforeValidator,
@@ -32,6 +31,7 @@ from pydantic import (
 )
 
 from delivery.errors import FieldIssue, InvalidCommand
+from delivery.instants import Instant
 from delivery.phones import e164
 from delivery.wording import issue_text
 
@@ -101,8 +101,8 @@ class Options(_Body):
 
     key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,255}$")] | None = None
     account: Word | None = None
-    send_at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = None
+    send_at: Instant | None = None
+    expires_at: Instant | None = None
     priority: Literal["high", "normal", "low"] = "normal"
     on_uncertain: Literal["hold", "resend"] | None = None
     order_key: Annotated[Line, Field(max_length=128)] | None = None

@@ -14,6 +14,8 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from delivery.instants import in_utc
+
 Json = Mapping[str, JsonValue]
 Kind = Literal["status", "message", "notice", "consent", "template", "account"]
 Consent = Literal["stop", "resume"]
@@ -132,14 +134,17 @@ def uuid_at(body: object, path: str) -> UUID | None:
 
 
 def instant_at(body: object, path: str) -> datetime | None:
-    """Return the instant at a path, in seconds since 1970 or as ISO 8601; None for anything else."""
+    """Return the instant at a path, in seconds since 1970 or as ISO 8601; None for anything else.
+
+    An instant outside the years 2000 to 2099 is none either: the event counts as one without a time.
+    """
     found = word_at(body, path, longest=40)
     try:
         if found is None:
             return None
         if found.isdigit():
-            return datetime.fromtimestamp(int(found), UTC)
+            return in_utc(datetime.fromtimestamp(int(found), UTC))
         read = datetime.fromisoformat(found)
+        return in_utc(read if read.tzinfo else read.replace(tzinfo=UTC))
     except (ValueError, OverflowError, OSError):
         return None
-    return read if read.tzinfo else read.replace(tzinfo=UTC)

@@ -57,6 +57,7 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "two_keys": ("difere do cabeçalho Idempotency-Key", "differs from the header Idempotency-Key"),
     "bool_type": ("deve ser true ou false", "must be true or false"),
     "dry_run": ("aqui não se simula; use POST /v1/simulate", "nothing is simulated here; use POST /v1/simulate"),
+    "instant": ("fora dos anos 2000 a 2099", "outside the years 2000 to 2099"),
     "in_the_past": ("já passou", "lies in the past"),
     "too_far": ("no máximo 366 dias à frente", "at most 366 days ahead"),
     "account": ("conta desconhecida; existem: {rest}", "unknown account; there are: {rest}"),

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import typer
 
+from ingress.bounds import FASTEST_PACE, MOST_REPLAYED, SLOWEST_PACE
 from ingress.shell import (
     REFUSED,
     WRONG_USE,
@@ -36,16 +37,16 @@ if TYPE_CHECKING:
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 # The sweep sends the others, as fast as workers take them.
 _MOST_HINTS = 1000
-_MOST_REPLAYED = 50_000
 
 dead_letters = typer.Typer(help="Deliveries that only a person can move on.", no_args_is_help=True)
 
 
 def _pace(value: str) -> float:
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)/([smh])", value.strip())
-    if not found or not float(found[1]):
-        raise typer.BadParameter("wanted a pace such as 10/s, 30/m or 100/h")
-    return float(found[1]) / _SECONDS[found[2]]
+    pace = float(found[1]) / _SECONDS[found[2]] if found else 0.0
+    if not SLOWEST_PACE <= pace <= FASTEST_PACE:
+        raise typer.BadParameter("wanted a pace such as 10/s, 30/m or 100/h, from 4/h to 10000/s")
+    return pace
 
 
 def _threshold(value: str) -> tuple[float, Literal["share", "errors"]]:
@@ -136,7 +137,7 @@ def replay_dead(
     older_than: Older = None,
     newer_than: Newer = None,
     most: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=_MOST_REPLAYED, help="At most this many, oldest first.")
+        int, typer.Option("--limit", "-n", min=1, max=MOST_REPLAYED, help="At most this many, oldest first.")
     ] = 10_000,
     pace: Annotated[
         float | None,

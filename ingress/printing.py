@@ -64,6 +64,7 @@ def show_delivery(found: "Delivery") -> None:
     for name, value in _facts(found):
         table.add_row(name, value)
     out.print(table)
+    _say_unreadable(found)
     if found.timeline:
         out.print(timeline_table(found.timeline))
 
@@ -114,6 +115,14 @@ def show_deliveries(found: "Sequence[Delivery]", *, reasons: bool = False) -> No
         say("None.")
         return
     console().print(deliveries_table(found, reasons=reasons))
+    for each in found:
+        _say_unreadable(each)
+
+
+def _say_unreadable(found: "Delivery") -> None:
+    if found.unreadable:
+        named = ", ".join(found.unreadable)
+        say(f"{found.id}: {named} is outside the years 2000 to 2099 in the ledger and is shown as the nearest instant.")
 
 
 def deliveries_table(found: "Sequence[Delivery]", *, reasons: bool = False) -> Table:

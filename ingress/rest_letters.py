@@ -16,6 +16,7 @@ from delivery.producers import Unbound
 from delivery.redaction import JsonLike
 from ingress.access import Caller
 from ingress.bodies import MOST_SMALL_BYTES, checked
+from ingress.bounds import FASTEST_PACE, LONGEST_AGE_S, MOST_REPLAYED, SLOWEST_PACE
 from ingress.editing import edited_body, masked_payload
 from ingress.openapi import model_body, refusals
 from ingress.problems import Problem
@@ -26,10 +27,8 @@ from ledger.replays import Replays, StopRule
 
 # The sweep sends the others, as fast as workers take them.
 _MOST_HINTS = 1000
-_MOST_REPLAYED = 50_000
-_LONGEST_AGE_S = 10 * 366 * 86400
 
-AgeS = Annotated[int, Field(ge=0, le=_LONGEST_AGE_S)]
+AgeS = Annotated[int, Field(ge=0, le=LONGEST_AGE_S)]
 FilterWord = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_.:@-]+$")]
 
 
@@ -56,7 +55,7 @@ class StopAfter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    above: Annotated[float, Field(ge=0, le=_MOST_REPLAYED)] = 0.2
+    above: Annotated[float, Field(ge=0, le=MOST_REPLAYED)] = 0.2
     unit: Literal["share", "errors"] = "share"
 
 
@@ -80,11 +79,12 @@ class ReplayMany(BaseModel):
     filter: Filter
     reason: Reason
     preview: bool = True
-    pace: Annotated[float, Field(ge=0.001, le=10_000, description="Due in a second; all at once without.")] | None = (
-        None
-    )
+    pace: (
+        Annotated[float, Field(ge=SLOWEST_PACE, le=FASTEST_PACE, description="Due in a second; all at once without.")]
+        | None
+    ) = None
     stop_after: StopAfter = StopAfter()
-    limit: Annotated[int, Field(ge=1, le=_MOST_REPLAYED, description="At most, oldest first.")] = 10_000
+    limit: Annotated[int, Field(ge=1, le=MOST_REPLAYED, description="At most, oldest first.")] = 10_000
 
 
 class ReplayStarted(BaseModel):
@@ -330,8 +330,8 @@ def _query_filter(  # noqa: PLR0913, PLR0917 - a query's filters
     account: Word = None,
     code: Word = None,
     producer: Word = None,
-    older_than_s: Annotated[int | None, Query(ge=0, le=_LONGEST_AGE_S)] = None,
-    newer_than_s: Annotated[int | None, Query(ge=0, le=_LONGEST_AGE_S)] = None,
+    older_than_s: Annotated[int | None, Query(ge=0, le=LONGEST_AGE_S)] = None,
+    newer_than_s: Annotated[int | None, Query(ge=0, le=LONGEST_AGE_S)] = None,
 ) -> LetterFilter:
     ages: Sequence[timedelta | None] = [
         None if each is None else timedelta(seconds=each) for each in (older_than_s, newer_than_s)

@@ -102,6 +102,11 @@ class DeliverySummary(BaseModel):
     replay_of: UUID | None
     fallback_id: UUID | None
     fallback_of: UUID | None
+    unreadable: list[str] = Field(
+        default=[],
+        description="Instants that the ledger holds outside the years 2000 to 2099; they are shown as the nearest one.",
+        exclude_if=lambda value: not value,
+    )
 
 
 class DeliveryView(DeliverySummary):

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import typer
 
+from ingress.bounds import LONGEST_AGE_S
+
 if TYPE_CHECKING:
     from tasks.app import Entrega
 
@@ -66,7 +68,10 @@ def parsed_age(value: str) -> timedelta:
     found = re.fullmatch(r"(\d{1,7})([smhd])", value.strip())
     if not found:
         raise typer.BadParameter("wanted an age such as 30m, 2h or 1d")
-    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+    seconds = int(found[1]) * _SECONDS[found[2]]
+    if seconds > LONGEST_AGE_S:
+        raise typer.BadParameter("wanted an age of at most ten years, 3660d")
+    return timedelta(seconds=seconds)
 
 
 def _parsed_value(text: str) -> Any:

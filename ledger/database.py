@@ -3,10 +3,13 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
 import psycopg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Dialect, Engine, TextClause, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -15,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from delivery.errors import LedgerUnavailable
+from delivery.instants import EARLIEST, LATEST
 
 __all__ = ["Engine", "connect", "fetch", "statement", "transaction"]
 
@@ -49,9 +53,36 @@ def connect(url: str, *, pool_size: int = 8, name: str = "entrega", fresh_s: flo
         hide_parameters=True,  # a parameter may be personal data, and errors are logged
         connect_args={"connect_timeout": 5, "options": _SESSION, "application_name": name},
     )
+    event.listen(engine, "connect", _read_every_instant)
     event.listen(engine, "checkin", _note_rest)
     event.listen(engine, "checkout", partial(_check_rested, engine, fresh_s))
     return engine
+
+
+class _Instants(Loader):
+    """Reads instants; one outside the years 2000 to 2099 is read as the nearest of them, so that it hides no other row.
+
+    No door lets such an instant in. Rows of earlier versions may hold one, and Python ends with year 9999.
+    """
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        usual = psycopg.adapters.get_loader(oid, self.format)
+        assert usual is not None  # noqa: S101 - psycopg knows the type
+        self._usual = usual(oid, context).load
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            found: datetime = self._usual(data)
+        except psycopg.DataError:
+            written = bytes(data)
+            return EARLIEST if written.startswith(b"-") or written.endswith(b"BC") else LATEST
+        return min(max(found, EARLIEST), LATEST)
+
+
+def _read_every_instant(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    assert isinstance(connection, psycopg.Connection)  # noqa: S101 - `connect` made it
+    connection.adapters.register_loader("timestamptz", _Instants)
 
 
 def _note_rest(_: object, entry: ConnectionPoolEntry) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import JsonValue, TypeAdapter
 from sqlalchemy import Engine, Row, func, select, text
 
+from delivery.instants import EARLIEST, LATEST
 from ledger.database import statement, transaction
 from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, ticks
 
@@ -57,7 +58,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A delivery as a person may see it."""
+    """A delivery as a person may see it.
+
+    Attributes:
+        unreadable: Its instants that lie outside the years 2000 to 2099; they are shown as the nearest of those.
+    """
 
     id: UUID
     kind: str
@@ -80,9 +85,11 @@ class Delivery:
     fallback_id: UUID | None
     fallback_of: UUID | None
     timeline: tuple[Attempt, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 _VIEW = TypeAdapter(Delivery)
+_INSTANTS = ("created_at", "next_at", "expires_at", "settled_at")
 
 
 @dataclass(frozen=True)
@@ -226,6 +233,7 @@ class Archive:
 
 def delivery_of(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
     """Turn a row of `deliveries` into what a person may see."""
+    instants = {name: getattr(row, name) for name in _INSTANTS}
     return Delivery(
         id=row.id,
         kind=row.kind,
@@ -248,6 +256,7 @@ def delivery_of(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
         fallback_id=row.fallback_id,
         fallback_of=row.fallback_of,
         timeline=timeline,
+        unreadable=tuple(name for name, each in instants.items() if each and not EARLIEST < each < LATEST),
     )
 
 
@@ -257,7 +266,9 @@ def public_view(found: Delivery) -> dict[str, JsonValue]:
     Shape: {"id": "0193...", "kind": "create_lead", "state": "succeeded", "recipient": "a***@exemplo.com.br",
         "timeline": [{"n": 1, "started_at": "2026-11-22T12:00:00Z", "outcome": "succeeded", ...}], ...}
     """
-    return dict(_VIEW.dump_python(found, mode="json", exclude={"timeline": {"__all__": {"worker"}}}))
+    return dict(
+        _VIEW.dump_python(found, mode="json", exclude={"timeline": {"__all__": {"worker"}}, "unreadable": True})
+    )
 
 
 def attempt_of(row: Row[Any]) -> Attempt:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, Row, TextClause
 from delivery.callbacks import Callback
 from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable, ProducerRefused
+from delivery.instants import EARLIEST, LATEST
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from delivery.producers import HELD_BECAUSE, LOOPING
@@ -44,6 +45,7 @@ from ledger.vault import Vault
 # Waits up to here are also carried by a Celery retry; longer ones live in Postgres alone.
 SHORT_WAIT = timedelta(seconds=30)
 _LONGEST_REASON = 500
+_LONGEST_S = (LATEST - EARLIEST).total_seconds()
 _LOOP = {"loop_code": LOOPING, "loop_reason": HELD_BECAUSE[LOOPING]}
 
 # What may stand in a row: what producers ask for, and what we tell them.
@@ -268,7 +270,7 @@ class PostgresLedger:
             return None
         doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
         order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)
-        left, late = timedelta(seconds=row.left_s), timedelta(seconds=row.late_s)
+        left, late = _span(row.left_s), _span(row.late_s)
         return Claimed(order, row.producer, row.fence, row.tries, row.parks, left, late)
 
     def stored(self, row: Row[Any]) -> dict[str, Any]:
@@ -354,6 +356,11 @@ def _state(outcome: Outcome) -> str:
 
 def _rows(endings: Sequence[_Ending]) -> dict[str, Any]:
     return {"rows": to_json(endings).decode(), "many": len(endings)}
+
+
+def _span(seconds: float) -> timedelta:
+    """Return a time; one to or from an instant that no calendar holds is as long as one can be."""
+    return timedelta(seconds=max(-_LONGEST_S, min(seconds, _LONGEST_S)))
 
 
 def _repeat_of(first: Opened, *, same_body: bool) -> Opened:

@@ -17,6 +17,7 @@ from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
 from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.instants import LATEST
 from delivery.lane import Turn
 from delivery.outcomes import Deferred, Rejected, Succeeded
 from delivery.ports import Hint, Settlement
@@ -235,7 +236,10 @@ def _with_times(body: dict[str, Any], options: Mapping[str, Any]) -> dict[str, A
 
 
 def _from_now(seconds: float | None) -> datetime | None:
-    return datetime.now(UTC) + timedelta(seconds=seconds) if seconds else None
+    try:
+        return datetime.now(UTC) + timedelta(seconds=seconds) if seconds else None
+    except (OverflowError, ValueError):
+        return LATEST  # which the intake refuses, and names the field
 
 
 # Celery's own policy for what the same message may try again. For a delivery the row's wait, which follows the spec for
