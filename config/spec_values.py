@@ -20,6 +20,7 @@ ERROR_CODES = (
     "not_sent",
     "certificate",
     "misconfigured",
+    "redirected",
     "answer_lost",
     "server_error",
     "gateway_error",

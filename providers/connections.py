@@ -1,15 +1,17 @@
 """The sockets under `providers.http`: a total deadline for each call, and connections that go where they may.
 
 What requests and urllib3 do not offer: a read time-out that does not start afresh with every byte, no second use of a
-connection that rested for long, and a say in which addresses a name may stand for.
+connection that rested for long, a say in which addresses a name may stand for, and answers with an unusual head:
+interim answers, many headers, long ones.
 """
 
 import http.client
 import io
 import math
+import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -21,6 +23,13 @@ from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NameReso
 # Servers and gateways commonly close connections after 30 to 60 s without a word; a request that meets such a close
 # cannot be told from one that was carried out. (Source: advice in urllib3 and gateway manuals, read 2026-11-22.)
 _IDLE_S = 25.0
+# Bounds of an answer's head: our own choice, far beyond what any server means.
+_LONGEST_HEAD, _LONGEST_HEADER, _MOST_HEADERS, _MOST_INTERIM = 1_000_000, 65_000, 99, 100
+_ENDS = frozenset({b"\r\n", b"\n"})
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d\b")
+_NEEDED = re.compile(
+    rb"(?:content-(?:length|encoding|type)|transfer-encoding|connection|date|retry-after)[ \t]*:", re.IGNORECASE
+)
 # Scheme, host and port to the addresses that may be connected to, in the order of preference.
 Reach = Callable[[str, str, int], Sequence[str]]
 
@@ -62,11 +71,76 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
+class _Head:
+    """The head of the final answer, line by line, as `http.client` can read it.
+
+    Every interim answer is read past. The library takes 100 headers of 64 kB: of more, those that every answer is
+    read by, and those that come first, are handed on; a longer one is left out.
+
+    Source: RFC 9110, section 15.2, "A client MUST be able to parse one or more 1xx responses"; 101 ends the exchange.
+    Read 2026-11-30.
+    """
+
+    def __init__(self, wire: io.BufferedReader) -> None:
+        self._wire = wire
+        self._lines: Iterator[bytes] | None = None
+
+    def readline(self, _most: int = -1) -> bytes:
+        if self._lines is None:
+            self._lines = iter(self._final())
+        return next(self._lines, b"")
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _final(self) -> list[bytes]:
+        left = _LONGEST_HEAD
+        for _ in range(_MOST_INTERIM):
+            lines = list(self._read(left))
+            left -= sum(map(len, lines))
+            if not lines or not _INTERIM.match(lines[0]):
+                return lines[:1] + _readable(lines[1:])
+        raise http.client.HTTPException(f"more than {_MOST_INTERIM} interim answers")
+
+    def _read(self, left: int) -> Iterator[bytes]:
+        """Read one head, up to its empty line or the end of the connection."""
+        while line := self._wire.readline(left + 1):
+            left -= len(line)
+            if left < 0:
+                raise http.client.HTTPException(f"a head of more than {_LONGEST_HEAD} bytes")
+            yield line
+            if line in _ENDS:
+                return
+
+
+def _readable(lines: Sequence[bytes]) -> list[bytes]:
+    headers: list[bytes] = []
+    for line in lines:
+        if headers and line[:1] in {b" ", b"\t"}:  # it goes on with the header before it
+            headers[-1] = headers[-1].rstrip(b"\r\n") + line
+        else:
+            headers.append(line)
+    ends = headers[-1:] if headers and headers[-1] in _ENDS else []
+    fit = [each for each in headers if len(each) <= _LONGEST_HEADER and each not in _ENDS]
+    return sorted(fit, key=lambda each: not _NEEDED.match(each))[:_MOST_HEADERS] + ends
+
+
 class _TimedResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
         super().__init__(sock, debuglevel, method)
         raw = self.fp.detach()
         self.fp = io.BufferedReader(_TimedReader(sock, raw, call_ends_at.get()))
+
+    def begin(self) -> None:
+        if self.headers is not None:
+            return
+        wire = self.fp
+        self.fp = _Head(wire)  # the head is read from it, and nothing else
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:  # None: there was no status, and the library closed it
+                self.fp = wire
 
 
 class _Connection(HTTPConnection):

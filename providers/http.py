@@ -160,7 +160,7 @@ class HttpClient:
         Raises:
             Retryable: "not_sent". No byte of the request left.
             Permanent: "certificate", the server is not the one we trust; "misconfigured", a URL or header that
-                cannot be sent, or a redirect.
+                cannot be sent; "redirected", the answer sends us elsewhere.
             Ambiguous: "answer_lost". The request may have arrived and no complete answer came.
         """
         where = f"{method} {urlsplit(url).hostname}{route}"
@@ -233,7 +233,7 @@ def _check_final(status: int, where: str) -> None:
         raise Ambiguous(f"{where}: answered {status}, which ends no call; look the request up", http_status=status)
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         message = f"{where}: answered {status}, and a redirect of a write is never followed; correct the base URL"
-        raise Permanent(message, code="misconfigured", http_status=status)
+        raise Permanent(message, code="redirected", http_status=status)
 
 
 def _read(response: requests.Response, max_bytes: int, where: str) -> bytes:

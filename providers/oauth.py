@@ -296,6 +296,9 @@ class TokenSource:
                 form={**self._shelf.grant(), **self._credentials.form()},
                 max_bytes=65_536,
             )
+        except Permanent as err:  # what it holds up is the account, not one delivery
+            code = "misconfigured" if err.code == "redirected" else err.code
+            raise Permanent(str(err), code=code, http_status=err.http_status) from err
         except Ambiguous as err:
             # Lost is the answer of the token endpoint; the request that needs the token was surely not sent.
             message = f"{_where(self._credentials)}: no token, its answer was lost; it will be asked again"

@@ -219,13 +219,13 @@ TWO_LENGTHS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\
         pytest.param(saying(b"HTTP/1.1 101 Switching\r\n\r\n"), LOST, 1, id="a status that ends nothing"),
         pytest.param(
             saying(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
-            (Permanent, "misconfigured"),
+            (Permanent, "redirected"),
             1,
             id="302",
         ),
         pytest.param(
             saying(b"HTTP/1.1 307 Go\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
-            (Permanent, "misconfigured"),
+            (Permanent, "redirected"),
             1,
             id="307",
         ),
@@ -249,6 +249,73 @@ def test_a_fault_after_the_connection_stood_is_judged_by_what_it_proves(
     assert server.connections == 1
     assert time.monotonic() - started < SURELY_LATE_S
     assert "ours" not in str(caught.value)
+
+
+CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n"
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\nX-A: b\r\n\r\n"
+MANY = b"".join(b"X-Header-%d: %d\r\n" % (n, n) for n in range(300))
+LONG = b"X-Long: " + b"a" * 66_000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(EARLY_HINTS + CREATED, id="103"),
+        pytest.param(PROCESSING + CREATED, id="102"),
+        pytest.param(CONTINUE + PROCESSING + EARLY_HINTS * 3 + CREATED, id="100, 102, 103, 103, 103"),
+        pytest.param(b"HTTP/1.1 199 Own\r\n" + MANY + b"\r\n" + CREATED, id="199 with 300 headers"),
+        pytest.param(MANY.join([b"HTTP/1.1 201 Created\r\n", b"Content-Length: 2\r\n"]), id="300 headers"),
+        pytest.param(CREATED + LONG, id="a header of 66 kB"),
+        pytest.param(CREATED + b"X-Folded: a\r\n" + b" b\r\n" * 200, id="a folded header"),
+        pytest.param(b"HTTP/1.1 201 Created\n" + MANY + b"Content-Length: 2\n", id="loose line ends"),
+    ],
+)
+def test_the_final_answer_is_read_past_interim_ones_and_whatever_its_head_holds(
+    head: bytes, serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    server = serve(saying(head + b"Retry-After: 7\r\n\r\n{}", hold=9))
+
+    answer = post(client, server.port)
+
+    assert (answer.status, answer.body, answer.headers["Retry-After"]) == (201, b"{}", "7")
+
+
+def test_a_connection_serves_again_after_interim_answers(serve: Callable[..., FaultServer], client: HttpClient) -> None:
+    def behave(exchange: Exchange) -> None:
+        while True:
+            exchange.read_request()
+            exchange.wire.sendall(EARLY_HINTS + OK)
+
+    server = serve(behave)
+
+    assert [post(client, server.port).status for _ in range(3)] == [200] * 3
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        pytest.param(saying(EARLY_HINTS * 500 + OK), id="more interim answers than anybody means"),
+        pytest.param(saying(*[PROCESSING] * 40, pause=0.25), id="interim answers drip"),
+        pytest.param(saying(b"HTTP/1.1 103 Early Hints\r\n" + LONG * 20), id="an endless interim head"),
+        pytest.param(saying(CREATED + LONG * 20 + b"\r\n{}"), id="a head of more than a megabyte"),
+        pytest.param(saying(EARLY_HINTS), id="closed after an interim answer"),
+        pytest.param(saying(EARLY_HINTS, hold=9), id="nothing after an interim answer"),
+    ],
+)
+def test_a_head_without_end_is_a_lost_answer_in_time(
+    behave: Callable[[Exchange], None], serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    server = serve(behave)
+    started = time.monotonic()
+
+    with pytest.raises(Ambiguous) as caught:
+        post(client, server.port)
+
+    assert (caught.value.code, len(server.seen)) == ("answer_lost", 1)
+    assert time.monotonic() - started < SURELY_LATE_S
 
 
 def test_a_read_is_not_repeated_either(serve: Callable[..., FaultServer], client: HttpClient) -> None:

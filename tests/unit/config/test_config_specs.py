@@ -41,6 +41,7 @@ def test_every_form_has_a_rule_for_every_error_code(name: str) -> None:
         ("not_sent", 3, ("exponential", "park", True, None)),
         ("certificate", 0, ("fixed", "hold", False, "P1")),
         ("misconfigured", 0, ("fixed", "hold", False, "P1")),
+        ("redirected", 0, ("fixed", "dead", False, "P1")),
         ("answer_lost", 3, ("exponential", "park", True, None)),
         ("server_error", 3, ("exponential", "park", True, None)),
         ("gateway_error", 3, ("exponential", "park", True, None)),
@@ -71,7 +72,7 @@ def test_the_crm_follows_the_error_table_of_the_users_specification(
     [
         (200, "success", "ok"),
         (201, "success", "ok"),
-        (302, "permanent", "misconfigured"),
+        (302, "permanent", "redirected"),
         (400, "permanent", "invalid"),
         (401, "retryable", "unauthorized"),
         (403, "permanent", "forbidden"),

@@ -142,7 +142,7 @@ CASES = [
     ),
     Case("504", Reply({"status": 504, "body": ""}), Refusal(Ambiguous, "gateway_error")),
     Case("599", Reply({"status": 599, "body": ""}), Refusal(Ambiguous, "server_error")),
-    Case("redirect", Reply({"status": 302, "headers": {"Location": LEADS}}), Refusal(Permanent, "misconfigured")),
+    Case("redirect", Reply({"status": 302, "headers": {"Location": LEADS}}), Refusal(Permanent, "redirected")),
     Case("no answer in time", Reply({"body": requests.ReadTimeout("late")}), Refusal(Ambiguous, "answer_lost")),
     Case("no connection", Reply({"body": requests.ConnectTimeout("x")}), Refusal(Retryable, "not_sent")),
     Case(

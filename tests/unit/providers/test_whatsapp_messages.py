@@ -290,7 +290,7 @@ CASES = [
     Case("a new code that passes", refused(999_999, is_transient=True), Refusal(Retryable, "temporary")),
     Case("a code that is no number", refused("131047"), Refusal(Permanent, "invalid")),  # type: ignore[arg-type]
     Case("no answer in time", {"body": requests.ReadTimeout("late")}, Refusal(Ambiguous, "answer_lost")),
-    Case("redirect", {"status": 302, "headers": {"Location": BASE}}, Refusal(Permanent, "misconfigured")),
+    Case("redirect", {"status": 302, "headers": {"Location": BASE}}, Refusal(Permanent, "redirected")),
 ]
 
 
