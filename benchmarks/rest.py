@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ def main() -> int:
             "DATABASE_URL": server.url,
             "REDIS_URL": valkey.start(),
             "ENTREGA_DATA": str(data),
+            "ENTREGA_MASTER_KEYS": b64encode(bytes(32)).decode(),
             "ENTREGA_BOOTSTRAP_KEY": _KEY,
         }
         try:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -179,7 +180,12 @@ def _servers() -> Iterator[tuple[Path, Mapping[str, str]]]:
         folder.chmod(0o711)
         postgres, valkey = PostgresServer(folder), ValkeyServer(folder)
         try:
-            variables = {"DATABASE_URL": postgres.start(), "REDIS_URL": valkey.start(), "ENTREGA_DATA": name}
+            variables = {
+                "DATABASE_URL": postgres.start(),
+                "REDIS_URL": valkey.start(),
+                "ENTREGA_DATA": name,
+                "ENTREGA_MASTER_KEYS": b64encode(bytes(32)).decode(),
+            }
             engine = connect(variables["DATABASE_URL"])
             migrate(engine)
             engine.dispose()

@@ -1,58 +1,104 @@
-"""Where the system that runs on this machine answers: `entrega up` writes it down, every other process reads it.
+"""Where the system that runs in a data folder answers: `entrega up` writes it down, every other process reads it.
 
 So a second terminal, a producer or `celery -A worker worker` in the same folder finds the embedded servers without any
-variable set. What the environment says always wins. The folder in which its processes count is cleared here too.
+variable set. What the environment says always wins.
+
+One system runs in a folder. It holds a lock on a file there as long as it lives, and the kernel frees the lock however
+it ends. What was written down is believed only while that lock is held, and only in the folder it was written for: a
+copy of the folder, or a file that a killed system left behind, says nothing.
 """
 
+import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-
-import psutil
+from typing import IO
 
 _NAME = "running.json"
-_CLOCK_SLACK_S = 1.0
+_LOCK = "running.lock"
+# A process that asks whether the lock is held has it for a moment itself.
+_PATIENCE_S = 1.0
+_PAUSE_S = 0.05
 
 
-def announce(data: Path, variables: Mapping[str, str]) -> None:
-    """Write down where this process's system answers, readable by its owner only.
+class AlreadyRunning(Exception):
+    """Another system runs in this data folder; the message says where, and what to do."""
 
-    Args:
-        data: The data folder.
-        variables: Environment variables by name, e.g. {"DATABASE_URL": "postgresql://..."}.
+
+class Occupied:
+    """A data folder that belongs to this process's system, until `leave`."""
+
+    def __init__(self, data: Path, lock: IO[str]) -> None:
+        self._data = data
+        self._lock = lock
+
+    def answers_at(self, url: str) -> None:
+        """Note where the system will answer, for the message that refuses another one."""
+        _write_lock(self._lock, url)
+
+    def announce(self, variables: Mapping[str, str]) -> None:
+        """Write down where the system answers, readable by its owner only.
+
+        Args:
+            variables: Environment variables by name, e.g. {"DATABASE_URL": "postgresql://..."}.
+        """
+        file = self._data / _NAME
+        draft = file.with_suffix(".draft")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            json.dump({"folder": folder_mark(self._data), "variables": dict(variables)}, out)
+        draft.replace(file)
+
+    def retract(self) -> None:
+        """Take back what `announce` wrote."""
+        (self._data / _NAME).unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Take back what was announced, and let another system have the folder."""
+        self.retract()
+        self._lock.close()
+
+
+def occupy(data: Path) -> Occupied:
+    """Take a data folder, which exists, for the system of this process; nothing else in it is touched.
+
+    Raises:
+        AlreadyRunning: Another system runs there.
     """
-    file = data / _NAME
-    draft = file.with_suffix(".draft")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        json.dump({"pid": os.getpid(), "born": _born(os.getpid()), "variables": dict(variables)}, out)
-    draft.replace(file)
+    lock = os.fdopen(os.open(data / _LOCK, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    deadline = time.monotonic() + _PATIENCE_S
+    while not _locked(lock, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            refusal = _refusal(data, lock.read())
+            lock.close()
+            raise AlreadyRunning(refusal)
+        time.sleep(_PAUSE_S)
+    _write_lock(lock, None)
+    return Occupied(data, lock)
 
 
-def retract(data: Path) -> None:
-    """Take back what `announce` wrote, and only that: another process may have announced its own system since."""
-    file = data / _NAME
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads(file.read_text())["pid"] == os.getpid():
-            file.unlink()
+def announced(data: Path) -> Mapping[str, str]:
+    """Return the variables of the system that runs in this folder; empty when none does."""
+    try:
+        found = json.loads((data / _NAME).read_text())
+        if found["folder"] != folder_mark(data) or not _is_held(data / _LOCK):
+            return {}
+        return {str(name): str(value) for name, value in found["variables"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def folder_mark(folder: Path) -> str:
+    """Return what tells a folder from every copy of it on this machine."""
+    found = folder.stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the whole environment for a process of ours: what stands in our own, and these variables over it."""
     return {**os.environ, **variables}
-
-
-def announced(data: Path) -> Mapping[str, str]:
-    """Return the variables of the system that runs here; empty when none does, or its parent process has ended."""
-    try:
-        found = json.loads((data / _NAME).read_text())
-        # The same pid may by now be another process, above all in a container; its birth tells.
-        if abs(_born(int(found["pid"])) - float(found["born"])) > _CLOCK_SLACK_S:
-            return {}
-        return {str(name): str(value) for name, value in found["variables"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
-        return {}
 
 
 def clear_metrics_folder(folder: Path) -> None:
@@ -65,8 +111,32 @@ def clear_metrics_folder(folder: Path) -> None:
         each.unlink(missing_ok=True)
 
 
-def _born(pid: int) -> float:
-    process = psutil.Process(pid)
-    if process.status() == psutil.STATUS_ZOMBIE:
-        raise psutil.NoSuchProcess(pid)
-    return process.create_time()
+def _locked(lock: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_held(file: Path) -> bool:
+    with file.open() as lock:
+        return not _locked(lock, fcntl.LOCK_SH)
+
+
+def _write_lock(lock: IO[str], url: str | None) -> None:
+    lock.seek(0)
+    lock.truncate()
+    json.dump({"pid": os.getpid(), "url": url}, lock)
+    lock.flush()
+
+
+def _refusal(data: Path, written: str) -> str:
+    where, process = "it is still starting", "another process"
+    with suppress(ValueError, KeyError, TypeError):
+        found = json.loads(written)
+        where, process = found["url"] or where, f"process {int(found['pid'])}"
+    return (
+        f"Entrega already runs in {data}: {where} ({process}). Use that one, or stop it first; "
+        f"for a second system choose another folder with ENTREGA_DATA and another ENTREGA_PORT."
+    )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
 from dotenv import dotenv_values
@@ -28,6 +28,10 @@ _IMPLICIT_TLS_PORTS = frozenset({_SMTPS_PORT, 2465})  # 2465 is what some provid
 _POSTGRES = re.compile(r"^(postgres|postgresql|postgresql\+psycopg)://")
 
 _WHATSAPP_SECRETS = ("whatsapp_access_token", "whatsapp_app_secret", "whatsapp_verify_token")
+
+_NO_KEY_MADE = "required with DATABASE_URL: give every process the keys that this ledger was first used with"
+# The environment of deliveries whose providers are stand-ins.
+STANDINS = "standins"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -97,18 +101,16 @@ class Settings(BaseSettings):
     The order of the fields matters: a check may look at the fields above it.
 
     Attributes:
-        needs_ledger: Whether DATABASE_URL and ENTREGA_MASTER_KEYS are demanded outside the sandbox.
         entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
         entrega_workers: Worker processes in all; while Redis is away each keeps to its share of an account's limits.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
+        entrega_standins: The providers are stand-ins: deliveries accepted now never go to real ones. Sandbox only.
         entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
         entrega_failpoints: Let a worker be ended or deceived at named points, as the fault suite orders; sandbox only.
         crm_timeout: Seconds; None leaves the CRM's form in force.
         crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
         smtp_use_ssl: TLS from the first byte; without it STARTTLS is demanded unless `smtp_may_be_plain`.
     """
-
-    needs_ledger: ClassVar[bool] = True
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -130,6 +132,7 @@ class Settings(BaseSettings):
     entrega_api_key: SecretStr | None = None
     entrega_integrations: Path | None = None
     entrega_failpoints: bool = False
+    entrega_standins: bool = False
     entrega_master_keys: SecretStr | None = None
 
     database_url: SecretStr | None = None
@@ -181,7 +184,7 @@ class Settings(BaseSettings):
     def _master_keys_are_whole(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             decoded_keys(value.get_secret_value())
-        elif cls.needs_ledger and _is_beyond_sandbox(info):
+        elif _is_beyond_sandbox(info):
             raise ValueError(f"required outside sandbox; wanted base64 of 32 bytes, a comma between several ({ADVICE})")
         return value
 
@@ -192,12 +195,19 @@ class Settings(BaseSettings):
             raise ValueError("failpoints end workers on purpose: accepted in sandbox only; unset it")
         return value
 
+    @field_validator("entrega_standins")
+    @classmethod
+    def _standins_stay_in_the_sandbox(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's shape
+        if value and _is_beyond_sandbox(info):
+            raise ValueError("stand-ins are accepted in sandbox only; unset it")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _database_is_postgres(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             return SecretStr(_postgres_url(value.get_secret_value()))
-        if cls.needs_ledger and _is_beyond_sandbox(info):
+        if _is_beyond_sandbox(info):
             raise ValueError("required outside sandbox; wanted postgresql://user:password@host:5432/database")
         return None
 
@@ -249,6 +259,11 @@ class Settings(BaseSettings):
                 "SMTP without a login is accepted in sandbox only, and only to loopback; set it and SMTP_USER"
             )
         return value
+
+    @property
+    def delivery_environment(self) -> str:
+        """The environment that deliveries accepted now belong to; no other environment ever sends them."""
+        return STANDINS if self.entrega_standins else self.entrega_env
 
     @property
     def smtp_submission_port(self) -> int:
@@ -306,15 +321,17 @@ class Settings(BaseSettings):
     def master_keys(self) -> tuple[bytes, ...]:
         """Return the keys that seal the data keys: the first seals, every one opens.
 
-        In the sandbox, when ENTREGA_MASTER_KEYS is unset, one is made and kept in ENTREGA_DATA for good:
-        without it nothing that was sealed can be read again.
+        Where ENTREGA_MASTER_KEYS is unset, the key that `entrega up` made for its embedded ledger is read from
+        ENTREGA_DATA. It is made only where DATABASE_URL is unset: the key of any other ledger exists already.
 
         Raises:
-            ConfigurationError: The kept key cannot be read or written, or is not a key.
+            ConfigurationError: There is no key, or the kept one cannot be read or written, or is not a key.
         """
         if self.entrega_master_keys is not None:
             return decoded_keys(self.entrega_master_keys.get_secret_value())
         file = self.entrega_data / "master.key"
+        if self.database_url is not None and not file.exists():
+            raise ConfigurationError({"ENTREGA_MASTER_KEYS": f"{_NO_KEY_MADE} (for a new ledger: {ADVICE})"})
         try:
             return kept_keys(file)
         except (OSError, ValueError) as err:
@@ -365,12 +382,6 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, _Announced(settings_cls)
 
 
-class BrokerSettings(Settings):
-    """What beat and Flower need: the broker. They open no ledger, so they start without what opens it."""
-
-    needs_ledger: ClassVar[bool] = False
-
-
 def _own_variable(name: str) -> str:
     return os.environ.get(name) or dotenv_values(".env").get(name) or ""
 
@@ -389,18 +400,17 @@ class _Announced(PydanticBaseSettingsSource):
         return {name.lower(): value for name, value in announced(Path(folder)).items() if name.lower() in known}
 
 
-def load_settings(overrides: Mapping[str, Any] | None = None, kind: type[Settings] = Settings) -> Settings:
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read the environment, `.env` in the working directory, and what runs in the data folder.
 
     Args:
         overrides: Values by field name that win over all of these.
-        kind: What this process needs.
 
     Raises:
         ConfigurationError: Something is missing or wrong; one message names every variable and what to do.
     """
     try:
-        return kind(**(overrides or {}))
+        return Settings(**(overrides or {}))
     except ValidationError as err:
         # The cause would carry the values.
         raise ConfigurationError(issues_of(err)) from None

@@ -123,3 +123,7 @@ class ProducerRefused(ValueError):
 
 class LedgerUnavailable(RuntimeError):
     """The ledger cannot be reached, so nothing can be promised; the producer should try again."""
+
+
+class LedgerUnusable(RuntimeError):
+    """This program cannot work with this ledger, and trying again does not help; the message says what does."""

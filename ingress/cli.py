@@ -7,6 +7,7 @@ Exit codes: 0 done · 1 what was asked about is not well (verify, doctor, demo, 
 import json
 import sys
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,6 +56,21 @@ cli.add_typer(accounts, name="accounts")
 cli.add_typer(forms, name="spec")
 cli.command("limits")(limits)
 cli.command("erase")(erase)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"entrega {version('entrega')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Take what stands in front of a command."""
 
 
 @cli.command()
@@ -233,7 +249,7 @@ def doctor(as_json: Json = False) -> None:
     from ingress.doctor import examine
     from ingress.printing import show_findings
 
-    findings = examine(_app())
+    findings = examine(_app(check=False))
     _print_json([asdict(each) for each in findings]) if as_json else show_findings(findings)
     raise typer.Exit(0 if all(each.well for each in findings) else NOT_WELL)
 
@@ -245,12 +261,9 @@ def migrate(as_json: Json = False) -> None:
     Example: entrega migrate
     """
     from ingress.printing import say
-    from ledger.hashing import hash_clear
     from ledger.schema import migrate as bring_up_to_date
 
-    app = _app()
-    before, after = bring_up_to_date(app.database)
-    hash_clear(app.ledger.vault)
+    before, after = bring_up_to_date(_app(check=False).database)
     if as_json:
         _print_json({"before": before, "after": after})
     else:
@@ -313,11 +326,11 @@ def _told(err: Exception) -> tuple[str, int] | None:
     # Only now: whoever asks for help does not wait for pydantic and the sandbox.
     from config.policy import SpecError
     from config.settings import ConfigurationError
-    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable, ProducerRefused
+    from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable, LedgerUnusable, ProducerRefused
     from sandbox.doors import SandboxError
 
     match err:
-        case ConfigurationError() | SpecError():
+        case ConfigurationError() | SpecError() | LedgerUnusable():
             return str(err), WRONG_USE
         case LedgerUnavailable():
             return f"The ledger is away: {err}", AWAY

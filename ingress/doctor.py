@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from delivery.errors import LedgerUnavailable, ProviderError
+from config.settings import ConfigurationError
+from delivery.errors import LedgerUnavailable, LedgerUnusable, ProviderError
 from delivery.rollout import view
 from ledger.alerts import Alerts
 from ledger.operating import pause_of_all
 from ledger.rollouts import Rollouts
-from ledger.schema import check_schema
+from worker.life import check_ledger
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
 
@@ -44,10 +45,10 @@ def examine(app: "Entrega") -> list[Finding]:
 
 def _ledger(app: "Entrega") -> Finding:
     try:
-        check_schema(app.database)
-    except LedgerUnavailable as err:
+        check_ledger(app)
+    except (LedgerUnavailable, LedgerUnusable, ConfigurationError) as err:
         return Finding("ledger", well=False, note=str(err))
-    return Finding("ledger", well=True, note="Postgres answers and its schema is current")
+    return Finding("ledger", well=True, note="Postgres answers, its schema is current, and the master keys open it")
 
 
 def _broker(app: "Entrega") -> Finding:

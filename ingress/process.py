@@ -39,12 +39,14 @@ def _worker(name: str) -> int:
     return worker.exitcode or 0
 
 
-def _beat(name: str) -> int:
+def _beat(_name: str) -> int:
     from worker import app
     from worker.life import begin
 
     begin(app)
-    beat = app.Beat(loglevel=logging.INFO, pidfile=str(app.settings.entrega_data / f"{name}.pid"))
+    beat = app.Beat(
+        loglevel=logging.INFO
+    )  # no pid file: `entrega up` runs once in a folder, and a stale one would stop it
     _collect_again()
     beat.run()
     return 0

@@ -28,12 +28,19 @@ Before = Annotated[UUID | None, typer.Option(help="Only older than this id: the 
 Most = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")]
 
 
-def opened_app() -> "Entrega":
-    """Return the application, with quiet logs: the command line speaks for itself."""
+def opened_app(*, check: bool = True) -> "Entrega":
+    """Return the application, with quiet logs: the command line speaks for itself.
+
+    Args:
+        check: Whether to make sure first that the ledger's schema is the one that this program knows.
+    """
+    from ledger.schema import check_schema
     from tasks import app
     from tasks.logs import configure_logging
 
     configure_logging(app.settings.entrega_log, "WARNING")
+    if check:
+        check_schema(app.database)
     return app
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
-from config.running import announce, child_environment, clear_metrics_folder, retract
-from config.settings import Settings
+from config.kept_text import kept_text
+from config.running import AlreadyRunning, Occupied, child_environment, clear_metrics_folder, occupy
+from config.settings import STANDINS, Settings
 from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder
 from sandbox.graph_webhooks import Telling
@@ -84,6 +85,7 @@ class System:
     variables: dict[str, str] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
     standins: Addresses | None = None
+    _occupied: Occupied | None = None
     _down_since: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -107,18 +109,25 @@ class System:
         """Start everything and return once it is ready.
 
         Raises:
-            SandboxError: A part did not start; the message says which, why, and what to do.
+            SandboxError: Another system runs in the data folder, or a part did not start; the message says which, why,
+                and what to do.
             LedgerUnavailable: The database that DATABASE_URL names does not answer.
         """
         make_folder(self.data)
-        for name in end_leftovers(self.data):
-            self.say(f"ended {name}, left behind by an earlier run")
+        try:
+            self._occupied = occupied = occupy(self.data)  # first: another system's files must not be touched
+        except AlreadyRunning as err:
+            raise SandboxError(str(err)) from err
+        for folder in {self.data, self._servers}:
+            for name in end_leftovers(folder):
+                self.say(f"ended {name}, left behind by an earlier run")
         self._choose_address()
+        occupied.answers_at(self.url)
         with _loading_ledger():
             self._start_servers()
         self._prepare_ledger()
         self._start_processes()
-        announce(self.data, self.variables)
+        occupied.announce(self.variables)
         self._await_ready()
         if self.plan.commands:  # last: it takes as long to load as the worker, and the system is up without it
             self._part("commands", "commands")
@@ -137,11 +146,28 @@ class System:
 
     def stop(self) -> None:
         """Stop everything in good order: first the doors, then the workers, the servers last."""
-        retract(self.data)
+        if self._occupied is None:
+            return
+        self._occupied.retract()
         for name in reversed(self.parts):
             self.say(f"stopping {name}")
             self.parts[name].stop()
         self.parts.clear()
+        self._occupied.leave()
+        self._occupied = None
+
+    @property
+    def _environment(self) -> str:
+        return STANDINS if self.plan.sandbox else self.plan.settings.delivery_environment
+
+    @property
+    def _servers(self) -> Path:
+        """Where the embedded servers keep their data: each environment has a ledger and a broker of its own.
+
+        The environment that used the data folder first has the folder itself, another one a folder in it.
+        """
+        first = kept_text(self.data / "environment", lambda: self._environment)
+        return self.data if first == self._environment else self.data / self._environment
 
     def _choose_address(self) -> None:
         settings = self.plan.settings
@@ -170,14 +196,14 @@ class System:
             standins = spawn(self.data, Telling(url=self.url + _WEBHOOK, app_secret=secret))
             self.parts["standins"] = standins
         if settings.database_url is None:
-            postgres = PostgresServer(self.data)
+            postgres = PostgresServer(self._servers)
             self.variables["DATABASE_URL"] = self._started("postgres", postgres, postgres.start)
             if postgres.note:
                 self.say(postgres.note)
         else:
             self.variables["DATABASE_URL"] = settings.database_url.get_secret_value()
         if settings.redis_url is None:
-            valkey = ValkeyServer(self.data)
+            valkey = ValkeyServer(self._servers)
             self.variables["REDIS_URL"] = self._started("valkey", valkey, valkey.start)
         else:
             self.variables["REDIS_URL"] = settings.redis_url.get_secret_value()
@@ -206,15 +232,13 @@ class System:
     def _prepare_ledger(self) -> None:
         from ledger.database import connect
         from ledger.operating import Desk
+        from ledger.sealing import MasterKeys
+        from ledger.vault import Vault
 
         engine = connect(self.variables["DATABASE_URL"], pool_size=1, name="entrega up")
         before, after = self._migrated(engine)
-        if before not in (None, after):
-            from ledger.hashing import hash_clear
-            from ledger.sealing import MasterKeys
-            from ledger.vault import Vault
-
-            hash_clear(Vault(engine, MasterKeys(self.plan.settings.master_keys())))
+        # Here and in no other process the key of an embedded ledger is made.
+        Vault(engine, MasterKeys(self.plan.settings.master_keys())).check_masters()
         Desk(engine, actor="up").forget_ticks()
         engine.dispose()
         self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))

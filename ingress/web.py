@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from config.settings import ConfigurationError
-from delivery.errors import LedgerUnavailable
+from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ingress.arrival import Arrival
 from ingress.mcp_door import mcp_router
 from ingress.openapi import describe
@@ -32,9 +32,8 @@ from ingress.slow_clients import PatientProtocol
 from ingress.strangers import Strangers
 from ingress.webhooks import create_webhooks
 from ledger.alerts import Alerts
-from ledger.schema import check_schema
 from worker import app as entrega
-from worker.life import begin
+from worker.life import begin, check_ledger, require_ledger
 from worker.metrics import LedgerCollector, LedgerFigures, render_metrics
 
 if TYPE_CHECKING:
@@ -101,8 +100,8 @@ def _checks(app: "Entrega") -> Mapping[str, Callable[[], str | None]]:
 
     def ledger() -> str | None:
         try:
-            check_schema(app.database)
-        except LedgerUnavailable as err:
+            check_ledger(app)
+        except (LedgerUnavailable, LedgerUnusable, ConfigurationError) as err:
             return str(err)
         return None
 
@@ -139,9 +138,11 @@ def web_server() -> uvicorn.Server:
     """Return the server of the web process, ready to run.
 
     Raises:
-        SystemExit: A setting is missing or wrong; the message says what to do.
+        SystemExit: A setting is missing or wrong, or this process cannot work with its ledger; the message says what
+            to do.
     """
     begin(entrega)
+    require_ledger(entrega)
     settings = entrega.settings
     web = create_web(entrega, metrics_folder=settings.prometheus_multiproc_dir)
     config = uvicorn.Config(

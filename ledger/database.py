@@ -51,7 +51,12 @@ def connect(url: str, *, pool_size: int = 8, name: str = "entrega", fresh_s: flo
         max_overflow=pool_size,
         pool_timeout=10,
         hide_parameters=True,  # a parameter may be personal data, and errors are logged
-        connect_args={"connect_timeout": 5, "options": _SESSION, "application_name": name},
+        connect_args={
+            "connect_timeout": 5,
+            "options": _SESSION,
+            "application_name": name,
+            "client_encoding": "utf8",  # a database of another encoding could not even say so
+        },
     )
     event.listen(engine, "connect", _read_every_instant)
     event.listen(engine, "checkin", _note_rest)

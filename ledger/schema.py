@@ -1,12 +1,14 @@
 """Brings the schema of a database up to what this code needs."""
 
+from collections.abc import Collection
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, text
 
-from delivery.errors import LedgerUnavailable
+from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.database import transaction
 
 if TYPE_CHECKING:
@@ -25,13 +27,15 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
 
     Raises:
         LedgerUnavailable: Postgres is away, or another migration holds the schema for longer than the lock time-out.
+        LedgerUnusable: A newer version of this program has migrated the ledger, or the database is not UTF-8.
     """
     from alembic import command  # most processes only check, and start a tenth of a second sooner without it
 
     with transaction(engine) as connection:
         connection.execute(text("SET LOCAL lock_timeout = '60s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        before = _revision(connection)
+        before = _known_revision(connection)
+        _require_utf8(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -48,14 +52,39 @@ def check_schema(engine: Engine) -> None:
     """Make sure the database has the schema this code was written for.
 
     Raises:
-        LedgerUnavailable: Postgres is away, or the schema is behind or ahead; the message says what to run.
+        LedgerUnavailable: Postgres is away, or the schema is behind; the message says what to run.
+        LedgerUnusable: A newer version of this program has migrated the ledger.
     """
     with transaction(engine) as connection:
-        found = _revision(connection)
-    wanted = max(step.name[:4] for step in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+        found = _known_revision(connection)
+    wanted = max(_revisions())
     if found != wanted:
         raise LedgerUnavailable(
             f"the ledger's schema is at revision {found or 'none'}, this version needs {wanted}; run: entrega migrate"
+        )
+
+
+def _known_revision(connection: Connection) -> str | None:
+    found = _revision(connection)
+    if found is not None and found not in _revisions():
+        ours = version("entrega")
+        raise LedgerUnusable(
+            f"this ledger is newer than this program: its schema is at revision {found}, Entrega {ours} knows"
+            f" {max(_revisions())}; install the version of Entrega that was used with this ledger last, or a newer one"
+        )
+    return found
+
+
+def _revisions() -> Collection[str]:
+    return {step.name[:4] for step in (_MIGRATIONS / "versions").glob("[0-9]*.py")}
+
+
+def _require_utf8(connection: Connection) -> None:
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise LedgerUnusable(
+            f"the database has the encoding {encoding}, and the ledger needs UTF8; make another one with:"
+            " CREATE DATABASE entrega ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
         )
 
 

@@ -6,9 +6,9 @@ from functools import cached_property
 
 from sqlalchemy import Connection, Engine, text
 
-from delivery.redaction import names_a_person
+from config.settings import ConfigurationError
 from ledger.database import transaction
-from ledger.sealing import MasterKeys, keyed_hash, new_data_key
+from ledger.sealing import MasterKeys, Unreadable, keyed_hash, new_data_key
 
 _FIND = text("SELECT wrapped FROM vault WHERE name = 'index'")
 _KEEP = text("INSERT INTO vault (name, wrapped) VALUES ('index', :wrapped) ON CONFLICT DO NOTHING")
@@ -17,8 +17,10 @@ _KEEP_PEOPLE = text("""
     SELECT * FROM unnest(CAST(:people AS bytea[]), CAST(:keys AS bytea[])) ORDER BY 1 ON CONFLICT DO NOTHING
 """)
 _FIND_PEOPLE = text("SELECT person, data_key FROM people WHERE person = ANY(CAST(:people AS bytea[]))")
-# How the proof of an id that names a person begins.
-HASHED = "hashed:"
+_OTHER_KEYS = (
+    "these keys do not open this ledger: give this process the same keys as the processes that use it already"
+    " (on a machine where `entrega up` made the key, it is in master.key in the data folder)"
+)
 # Data keys of people that this process met lately; each is 32 bytes.
 _REMEMBERED = 4096
 
@@ -47,24 +49,28 @@ class Vault:
 
     @cached_property
     def index_key(self) -> bytes:
-        """The key of every keyed hash. It stays when master keys rotate, or people could not be found again."""
+        """The key of every keyed hash. It stays when master keys rotate, or people could not be found again.
+
+        Raises:
+            ConfigurationError: The master keys at hand are not those of this ledger.
+        """
         with transaction(self.engine) as connection:
             wrapped = connection.scalar(_FIND)
             if wrapped is None:
                 connection.execute(_KEEP, {"wrapped": self.masters.wrap(new_data_key(), "vault.index")})
                 wrapped = connection.scalar(_FIND)
-        return self.masters.unwrap(bytes(wrapped), "vault.index")
+        try:
+            return self.masters.unwrap(bytes(wrapped), "vault.index")
+        except Unreadable as err:
+            raise ConfigurationError({"ENTREGA_MASTER_KEYS": _OTHER_KEYS}) from err
+
+    def check_masters(self) -> None:
+        """Make sure that the master keys at hand are those of this ledger. Raises as `index_key`."""
+        _ = self.index_key
 
     def hash(self, text_: str) -> bytes:
         """Return the keyed hash of a text, e.g. a normalised address."""
         return keyed_hash(self.index_key, text_)
-
-    def proof(self, provider_id: str) -> str:
-        """Return a provider's id as the ledger keeps and shows it: one that names a person as its keyed hash.
-
-        Equal ids give equal proofs, so an event still finds the message that it is about.
-        """
-        return f"{HASHED}{self.hash(provider_id).hex()[:32]}" if names_a_person(provider_id) else provider_id
 
     def data_keys(self, people: Iterable[bytes]) -> Mapping[bytes, DataKey]:
         """Return a data key for each person: the one this process knows, else a new one, which may turn out wrong.

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from config.running import folder_mark
 from sandbox.doors import SandboxError, make_folder, write_private
 
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2), <linux/prctl.h>
@@ -70,7 +71,11 @@ class Command:
 
 @dataclass(frozen=True)
 class _Record:
-    """One child in `children.json`: enough to recognise it, and its parent, for sure."""
+    """One child in `children.json`: enough to recognise it, and its parent, for sure.
+
+    Attributes:
+        folder: The data folder that it was started for; in a copy of the folder the record says nothing.
+    """
 
     name: str
     pid: int
@@ -78,6 +83,7 @@ class _Record:
     parent_pid: int
     parent_created: float
     stop_signal: int
+    folder: str = ""
 
     def process(self) -> psutil.Process | None:
         """Return the recorded process if it is still the same one and alive."""
@@ -132,7 +138,7 @@ class Child:
         with _records(self._data) as records:
             _refuse_second(records, self._data, self.command.name)
             self._popen = _spawn(self.command)
-            records.extend(_recorded(self.command, self._popen.pid))
+            records.extend(_recorded(self.command, self._popen.pid, self._data))
 
     def stop(self, grace: timedelta = timedelta(seconds=10)) -> None:
         """Ask it to end, then insist, and take its whole family with it. Does nothing when it has ended.
@@ -308,13 +314,14 @@ def _still_alive(processes: Sequence[psutil.Process], seconds: float) -> list[ps
     return alive
 
 
-def _recorded(command: Command, pid: int) -> list[_Record]:
+def _recorded(command: Command, pid: int, data: Path) -> list[_Record]:
     me = psutil.Process()
     try:
         created = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:  # it ended at once; the caller finds out from `running` and the log
         return []
-    return [_Record(command.name, pid, created, me.pid, me.create_time(), int(command.stop_signal))]
+    stop_signal = int(command.stop_signal)
+    return [_Record(command.name, pid, created, me.pid, me.create_time(), stop_signal, folder_mark(data))]
 
 
 def _forget(data: Path, pid: int) -> None:
@@ -330,7 +337,8 @@ def _records(data: Path) -> Iterator[list[_Record]]:
     with (data / "children.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = [_Record(**row) for row in json.loads(file.read_text())] if file.exists() else []
-        records = list(before)
+        # A record without a folder is from an earlier version, which wrote none.
+        records = [record for record in before if record.folder in {"", folder_mark(data)}]
         yield records
         if records != before:
             write_private(file, json.dumps([asdict(record) for record in records], indent=1))

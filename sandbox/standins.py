@@ -238,6 +238,7 @@ def sandbox_environment(standins: Reachable) -> dict[str, str]:
     """
     crm, graph = CrmCredentials(), GraphCredentials()
     return {
+        "ENTREGA_STANDINS": "true",
         "CRM_API_URL": standins.crm_url,
         "CRM_CLIENT_ID": crm.client_id,
         "CRM_CLIENT_SECRET": crm.client_secret,

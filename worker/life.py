@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ import structlog
 from celery import signals
 
 from config.policy import SpecError
-from config.settings import BrokerSettings, ConfigurationError
+from config.settings import ConfigurationError
 from delivery.alerts import Alert
-from delivery.errors import LedgerUnavailable
+from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.schema import check_schema
 from tasks.commands import message_refused
 from tasks.logs import configure_logging
@@ -33,22 +34,15 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _OURS = ("config", "delivery", "ledger", "providers", "tasks", "worker")
-_RELEASE = "entrega@0.1.0"
-_BROKER_ONLY = ("beat", "flower")
-# Source: celery 5.7.0, celery/bin/celery.py, the options of `celery` itself, read 2026-11-30.
-_TAKING_A_VALUE = ("-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir")
 
 
 def attach(app: "Entrega") -> None:
     """Connect the application to Celery's signals; nothing is read or reached until a process starts."""
     app.add_defaults(lambda: {"worker_consumer": "worker.consumer:QuietConsumer"})
 
-    command = _celery_command()
-    if command is not None:
-        if command in _BROKER_ONLY:
-            app.settings_kind = BrokerSettings
+    if _is_celery_command():
         begin(app)  # else Celery reads wrong settings first, and answers with a traceback
-        if command == "flower":
+        if "flower" in sys.argv:
             _guard_flower(app)
 
     @cache
@@ -64,12 +58,13 @@ def attach(app: "Entrega") -> None:
 
     @signals.worker_init.connect(weak=False)
     def _worker(**_: Any) -> None:
-        begin(app)  # Celery sets its logs up later, and waiting for the ledger must be heard
-        _require_ledger(app)
-        if app.settings.entrega_failpoints:
-            fit_failpoints(app)
-        await_ledger(app, pauses=_pauses())
-        _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
+        with _stopping():
+            begin(app)  # Celery sets its logs up later, and waiting for the ledger must be heard
+            _log.debug("ledger", where=repr(app.ledger.engine.url))  # a missing key is told before Postgres answers
+            if app.settings.entrega_failpoints:
+                fit_failpoints(app)
+            await_ledger(app, pauses=_pauses())
+            _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
 
     clock = SpareClock(app)
 
@@ -117,47 +112,75 @@ def begin(app: "Entrega") -> None:
         _ = app.forwards_to  # a wrong address ends the start, not a message on its way
     settings.entrega_data.mkdir(mode=0o700, parents=True, exist_ok=True)  # beat keeps its schedule there
     configure_logging(settings.entrega_log, "INFO", on_error=report_error)
-    start_sentry(settings.sentry_dsn, environment=settings.entrega_env, release=_RELEASE)
+    start_sentry(settings.sentry_dsn, environment=settings.entrega_env, release=f"entrega@{version('entrega')}")
 
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """End the process with the sentence of a wrong setting instead of a traceback."""
+    """End the process with one sentence, instead of a traceback, where trying again does not help."""
     try:
         yield
-    except (ConfigurationError, SpecError) as err:
+    except (ConfigurationError, SpecError, LedgerUnusable) as err:
         raise SystemExit(str(err)) from None
 
 
-def _celery_command() -> str | None:
-    """Return the command of `celery ...` or `python -m celery ...`, "" when it names none; None in other programs."""
-    if "celery" not in Path(sys.argv[0]).parts[-2:]:
-        return None
-    words = iter(sys.argv[1:])
-    for word in words:
-        if not word.startswith("-"):
-            return word
-        if word in _TAKING_A_VALUE:
-            next(words, None)
-    return ""
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """End the process on every fault of its start: Celery logs what a signal's receiver raises, and goes on."""
+    try:
+        with _plainly():
+            yield
+    except Exception as err:
+        _log.exception("start_failed")
+        raise SystemExit(f"this process cannot start ({type(err).__name__}); the log says why") from err
 
 
-def _require_ledger(app: "Entrega") -> None:
+def _is_celery_command() -> bool:
+    # `celery ...` or `python -m celery ...`
+    return "celery" in Path(sys.argv[0]).parts[-2:]
+
+
+def require_ledger(app: "Entrega") -> None:
+    """End the process where it can never work with its ledger; a ledger that is away may come back.
+
+    Raises:
+        SystemExit: The message says what to do.
+    """
     with _plainly():
-        _log.debug("ledger", where=repr(app.database.url))
+        try:
+            check_ledger(app)
+        except LedgerUnavailable as err:
+            _log.warning("ledger_away", reason=str(err))
 
 
 def await_ledger(app: "Entrega", *, pauses: Iterator[float], sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return once Postgres answers with the schema this code needs; until then say so and try again."""
+    """Return once Postgres answers with the schema this code needs; until then say so and try again.
+
+    Raises:
+        LedgerUnusable: This program cannot work with this ledger.
+        ConfigurationError: The master keys are not those of this ledger.
+    """
     while True:
         try:
-            check_schema(app.database)
+            check_ledger(app)
         except LedgerUnavailable as err:
             wait = next(pauses)
             _log.warning("ledger_away", reason=str(err), retry_in_s=wait)
             sleep(wait)
         else:
             return
+
+
+def check_ledger(app: "Entrega") -> None:
+    """Make sure that this process can work with the ledger: the schema fits, and the master keys open it.
+
+    Raises:
+        LedgerUnavailable: Postgres is away, or `entrega migrate` must run first.
+        LedgerUnusable: A newer version of this program has migrated the ledger.
+        ConfigurationError: There is no master key, or it does not open this ledger.
+    """
+    check_schema(app.database)
+    app.ledger.vault.check_masters()
 
 
 def _guard_flower(app: "Entrega") -> None:

@@ -12,9 +12,8 @@ app = Entrega("bench")
 
 
 def prepare() -> None:
-    """Make the tables, and the sandbox's master key, before several workers want it at once."""
+    """Make the tables."""
     migrate(app.database)
-    app.settings.master_keys()
 
 
 def fields(message: Message) -> dict[str, str]:

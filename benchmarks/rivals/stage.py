@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -246,6 +247,7 @@ def _variables(provider_url: str, shape: Shape, folder: Path) -> dict[str, str]:
         THREADS_VARIABLE: str(shape.threads),
         "ENTREGA_ENV": "sandbox",
         "ENTREGA_DATA": str(folder),
+        "ENTREGA_MASTER_KEYS": b64encode(bytes(32)).decode(),
         "ENTREGA_INTEGRATIONS": str(forms),
         "ENTREGA_WORKERS": str(shape.processes),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),

@@ -63,7 +63,7 @@ def servers(folder):
         postgres, valkey = PostgresServer(folder, durable=False), ValkeyServer(folder)
         variables = sandbox_environment(standins) | {
             "DATABASE_URL": postgres.start(), "REDIS_URL": valkey.start(), "ENTREGA_DATA": str(folder),
-            "FLOWER_PORT": str(free_port()), "COLUMNS": "300",
+            "ENTREGA_MASTER_KEYS": b64encode(bytes(32)).decode(), "FLOWER_PORT": str(free_port()), "COLUMNS": "300",
         }  # fmt: skip
         yield postgres, variables, folder
         postgres.stop()

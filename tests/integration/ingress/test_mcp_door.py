@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from base64 import b64encode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Timer
@@ -29,7 +30,9 @@ LATER = {"send_at": (datetime.now(UTC) + timedelta(days=40)).isoformat()}
 @pytest.fixture
 def program(tmp_path, database, postgres_url, redis_url):
     """Return how `entrega mcp` is started, as the client of an agent does."""
+    keys = b64encode(bytes(32)).decode()  # those of the ledger that `door` stands on
     variables = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, "ENTREGA_DATA": str(tmp_path)}
+    variables["ENTREGA_MASTER_KEYS"] = keys
     return lambda *options, **more: entrega_mcp(*options, **variables, **more)
 
 

@@ -6,7 +6,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from delivery.errors import LedgerUnavailable
+from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.database import connect, fetch, statement, transaction
 from ledger.producer_models import metadata
 from ledger.schema import check_schema, migrate
@@ -35,6 +35,42 @@ def test_an_empty_database_says_what_to_run(migrated, postgres_url):
         check_schema(empty)
 
     empty.dispose()
+
+
+@pytest.fixture
+def made(migrated, postgres_url):
+    """Make a database: `made("name", "its options")` returns a pool of connections to it."""
+    pools = []
+
+    def make(name, options=""):
+        with migrated.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"CREATE DATABASE {name} {options}"))
+        pools.append(connect(postgres_url.rsplit("/", 1)[0] + "/" + name))
+        return pools[-1]
+
+    yield make
+    for each in pools:
+        each.dispose()
+
+
+@pytest.mark.parametrize("step", [check_schema, migrate])
+def test_a_ledger_that_a_newer_version_migrated_is_left_alone_and_named(made, step):
+    newer = made(f"newer_{step.__name__}")
+    with transaction(newer) as connection:
+        connection.execute(text("CREATE TABLE alembic_version AS SELECT '9999' AS version_num"))
+
+    with pytest.raises(LedgerUnusable, match=r"newer than this program: .* revision 9999, .* install the version"):
+        step(newer)
+
+
+def test_a_database_that_is_not_utf8_is_refused_before_anything_is_made(made):
+    ascii_only = made("ascii_only", "ENCODING 'SQL_ASCII' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0")
+
+    with pytest.raises(LedgerUnusable, match=r"encoding SQL_ASCII, and the ledger needs UTF8; .* CREATE DATABASE"):
+        migrate(ascii_only)
+
+    with transaction(ascii_only) as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")) == 0
 
 
 def test_postgres_away_is_said_without_the_password():

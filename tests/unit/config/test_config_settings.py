@@ -364,6 +364,47 @@ def test_the_sandbox_makes_a_master_key_once_and_only_its_owner_may_read_it(env:
     assert list(kept.parent.iterdir()) == [kept]
 
 
+def test_a_key_is_never_made_for_a_ledger_that_the_environment_names(env: dict[str, str]) -> None:
+    env["DATABASE_URL"] = "postgresql://u:p@127.0.0.1/entrega"
+    settings = load_settings()
+
+    with pytest.raises(ConfigurationError, match="the keys that this ledger was first used with") as refused:
+        settings.master_keys()
+
+    assert set(refused.value.issues) == {"ENTREGA_MASTER_KEYS"}
+    assert not Path(".entrega").exists()
+
+
+def test_a_key_that_was_made_earlier_is_read_where_the_environment_names_the_ledger(env: dict[str, str]) -> None:
+    made = load_settings().master_keys()
+    env["DATABASE_URL"] = "postgresql://u:p@127.0.0.1/entrega"
+
+    assert load_settings().master_keys() == made
+
+
+@pytest.mark.parametrize(
+    ("given", "environment"),
+    [
+        ({}, "sandbox"),
+        ({"ENTREGA_STANDINS": "true"}, "standins"),
+        (PRODUCTION, "production"),
+        (PRODUCTION | {"ENTREGA_ENV": "staging"}, "staging"),
+    ],
+)
+def test_deliveries_belong_to_the_environment_and_those_of_stand_ins_to_one_of_their_own(
+    env: dict[str, str], given: dict[str, str], environment: str
+) -> None:
+    env.update(given)
+
+    assert load_settings().delivery_environment == environment
+
+
+def test_stand_ins_are_refused_outside_the_sandbox(env: dict[str, str]) -> None:
+    env.update(PRODUCTION, ENTREGA_STANDINS="true")
+
+    assert "sandbox only" in _refusal().issues["ENTREGA_STANDINS"]
+
+
 def test_an_agents_key_is_the_one_that_was_set(env: dict[str, str]) -> None:
     env["ENTREGA_API_KEY"] = "entrega_inventada"
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.main import get_command
@@ -98,3 +99,9 @@ def test_completion_knows_the_commands():
     )
 
     assert done.stdout.split() == ["dead-letters"]
+
+
+def test_the_version_is_printed_and_nothing_else():
+    result = CliRunner().invoke(cli, ["--version"])
+
+    assert (result.exit_code, result.output) == (0, f"entrega {version('entrega')}\n")
