@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
 from dotenv import dotenv_values
@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     The order of the fields matters: a check may look at the fields above it.
 
     Attributes:
+        needs_ledger: Whether DATABASE_URL and ENTREGA_MASTER_KEYS are demanded outside the sandbox.
         entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
         entrega_workers: Worker processes in all; while Redis is away each keeps to its share of an account's limits.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
@@ -111,6 +112,8 @@ class Settings(BaseSettings):
         crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
         smtp_use_ssl: TLS from the first byte; without it STARTTLS is demanded unless `smtp_may_be_plain`.
     """
+
+    needs_ledger: ClassVar[bool] = True
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -184,7 +187,7 @@ class Settings(BaseSettings):
     def _master_keys_are_whole(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             decoded_keys(value.get_secret_value())
-        elif _is_beyond_sandbox(info):
+        elif cls.needs_ledger and _is_beyond_sandbox(info):
             raise ValueError(f"required outside sandbox; wanted base64 of 32 bytes, a comma between several ({ADVICE})")
         return value
 
@@ -207,7 +210,7 @@ class Settings(BaseSettings):
     def _database_is_postgres(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             return SecretStr(_postgres_url(value.get_secret_value()))
-        if _is_beyond_sandbox(info):
+        if cls.needs_ledger and _is_beyond_sandbox(info):
             raise ValueError("required outside sandbox; wanted postgresql://user:password@host:5432/database")
         return None
 
@@ -382,6 +385,12 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, _Announced(settings_cls)
 
 
+class BrokerSettings(Settings):
+    """What beat and Flower need: the broker. They open no ledger, so they start without what opens it."""
+
+    needs_ledger: ClassVar[bool] = False
+
+
 def _own_variable(name: str) -> str:
     return os.environ.get(name) or dotenv_values(".env").get(name) or ""
 
@@ -400,17 +409,18 @@ class _Announced(PydanticBaseSettingsSource):
         return {name.lower(): value for name, value in announced(Path(folder)).items() if name.lower() in known}
 
 
-def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_settings(overrides: Mapping[str, Any] | None = None, kind: type[Settings] = Settings) -> Settings:
     """Read the environment, `.env` in the working directory, and what runs in the data folder.
 
     Args:
         overrides: Values by field name that win over all of these.
+        kind: What this process needs.
 
     Raises:
         ConfigurationError: Something is missing or wrong; one message names every variable and what to do.
     """
     try:
-        return Settings(**(overrides or {}))
+        return kind(**(overrides or {}))
     except ValidationError as err:
         # The cause would carry the values.
         raise ConfigurationError(issues_of(err)) from None

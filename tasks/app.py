@@ -53,6 +53,7 @@ class Entrega(Celery):
     """A Celery application that knows the ledger."""
 
     engine_factory: Callable[[], "Engine"] | None = None
+    settings_kind: type[Settings] = Settings
 
     def __init__(self, name: str) -> None:
         """Describe the application; `settings` may be assigned before first use, as tests and the demo do."""
@@ -66,7 +67,7 @@ class Entrega(Celery):
         Raises:
             ConfigurationError: Something is missing or wrong; the message lists all of it.
         """
-        return load_settings()
+        return load_settings(kind=self.settings_kind)
 
     @cached_property
     def specs(self) -> Mapping[str, Spec]:

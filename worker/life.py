@@ -14,7 +14,7 @@ import structlog
 from celery import signals
 
 from config.policy import SpecError
-from config.settings import ConfigurationError
+from config.settings import BrokerSettings, ConfigurationError
 from delivery.alerts import Alert
 from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.schema import check_schema
@@ -34,15 +34,21 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _OURS = ("config", "delivery", "ledger", "providers", "tasks", "worker")
+_BROKER_ONLY = ("beat", "flower")
+# Source: celery 5.7.0, celery/bin/celery.py, the options of `celery` itself, read 2026-11-30.
+_TAKING_A_VALUE = ("-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir")
 
 
 def attach(app: "Entrega") -> None:
     """Connect the application to Celery's signals; nothing is read or reached until a process starts."""
     app.add_defaults(lambda: {"worker_consumer": "worker.consumer:QuietConsumer"})
 
-    if _is_celery_command():
+    command = _celery_command()
+    if command is not None:
+        if command in _BROKER_ONLY:
+            app.settings_kind = BrokerSettings
         begin(app)  # else Celery reads wrong settings first, and answers with a traceback
-        if "flower" in sys.argv:
+        if command == "flower":
             _guard_flower(app)
 
     @cache
@@ -135,9 +141,17 @@ def _stopping() -> Iterator[None]:
         raise SystemExit(f"this process cannot start ({type(err).__name__}); the log says why") from err
 
 
-def _is_celery_command() -> bool:
-    # `celery ...` or `python -m celery ...`
-    return "celery" in Path(sys.argv[0]).parts[-2:]
+def _celery_command() -> str | None:
+    """Return the command of `celery ...` or `python -m celery ...`, "" when it names none; None in other programs."""
+    if "celery" not in Path(sys.argv[0]).parts[-2:]:
+        return None
+    words = iter(sys.argv[1:])
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if word in _TAKING_A_VALUE:
+            next(words, None)
+    return ""
 
 
 def require_ledger(app: "Entrega") -> None:
