@@ -190,10 +190,22 @@ class UsageHeader(Section):
     slow_at: Annotated[float, Field(gt=0, lt=1)]
 
 
+class Threads(Section):
+    """How many threads of one worker process the calls of one account, one producer and the whole service may hold.
+
+    What is absent does not bind, except that one account never holds more than half of the threads.
+    """
+
+    account: Count | None = 8
+    producer: Count | None = None
+    service: Count | None = None
+
+
 class Limits(Section):
     """Template section 2.4, for one account; each limit that is absent does not bind.
 
     Attributes:
+        threads: Shares of a worker process's threads, so that a slow provider leaves the others theirs.
         most_due: Due deliveries of the service that may wait for workers; further commands over HTTP are answered 429.
     """
 
@@ -205,6 +217,7 @@ class Limits(Section):
     other: Annotated[tuple[Window, ...], listed] = ()
     per_recipient: Annotated[tuple[Window, ...], listed] = ()
     most_due: Count | None = None
+    threads: Threads = Threads()
     usage: Annotated[tuple[UsageHeader, ...], listed] = ()
     on_excess: Excess
 

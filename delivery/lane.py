@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum, auto
-from functools import partial
+from functools import cached_property, partial
 from queue import SimpleQueue
 from uuid import UUID
 
@@ -48,9 +48,8 @@ class Lanes:
     """The lanes of one process.
 
     Attributes:
-        calls: Where calls run; shared by all lanes.
-        at_once: Calls that one lane keeps under way; a part of what `calls` can carry, so that one slow provider
-            leaves room for the others.
+        calls: Where the calls of an account run; no account waits for a thread of another.
+        at_once: Calls that one lane keeps under way; fewer than `calls` can carry, so that what ended can be settled.
         ahead: Deliveries that a lane holds beside those, so that no place stays free while it claims.
         turn: After this long a lane ends, so that a worker can be told to end, and others have their turn.
         patience: A gate that opens within this time is waited for.
@@ -58,7 +57,7 @@ class Lanes:
     """
 
     engine: Engine
-    calls: Executor
+    calls: Callable[[str], Executor]
     at_once: int = 64
     ahead: int = 32
     turn: timedelta = timedelta(seconds=5)
@@ -79,7 +78,7 @@ class Lanes:
         Raises:
             LedgerUnavailable: Postgres is away; what was claimed and not settled waits for the end of its lease.
         """
-        lane, flight = (account, kind), _Flight(self, told)
+        lane, flight = (account, kind), _Flight(self, account, told)
         with self._lock:
             worked = self._worked.setdefault(lane, flight)
             worked.is_asked = True
@@ -168,7 +167,7 @@ class Lanes:
 class _Flight:
     """The calls of one turn in a lane, and the thread that settles what has ended while others are begun."""
 
-    def __init__(self, lanes: Lanes, told: Callable[[Sequence[Settlement]], None]) -> None:
+    def __init__(self, lanes: Lanes, account: str, told: Callable[[Sequence[Settlement]], None]) -> None:
         self.told = told
         self.is_stopped = self.is_asked = self.is_ample = False
         self.handed: list[UUID] = []
@@ -178,6 +177,11 @@ class _Flight:
         self._room = threading.Condition()
         self._calling = self._unsettled = 0
         self._settler: Future[None] | None = None
+        self._account = account
+
+    @cached_property
+    def _calls(self) -> Executor:
+        return self._lanes.calls(self._account)
 
     def begin(self, claimed: Sequence[Claimed], since: float, *, paced: bool) -> None:
         if not claimed:
@@ -188,7 +192,7 @@ class _Flight:
             more = min(self._lanes.at_once - self._calling, len(self._ready))
             self._calling += more
         if self._settler is None:
-            self._settler = self._lanes.calls.submit(self._settle)
+            self._settler = self._calls.submit(self._settle)
         for _ in range(more):
             if not self._stands_in_line():
                 self._call()
@@ -242,7 +246,7 @@ class _Flight:
 
     def _stands_in_line(self) -> bool:
         try:
-            self._lanes.calls.submit(self._call)
+            self._calls.submit(self._call)
         except RuntimeError:  # the process is ending and begins no work any more: what is at hand is ended here
             return False
         return True

@@ -55,16 +55,16 @@ class Event:
         at: When it happened.
         data: What the producer gets; clean of what it must not see.
         key: The event's own name, so that the same event is told once.
-        about: The person whose data it carries, as `Command.recipient` writes them; erasing them erases it.
         order: Events with the same text arrive in the order in which they were forwarded.
+        about: The person whose data it carries, as `Command.recipient` writes them; erasing them erases it.
     """
 
     type: str
     at: datetime
     data: dict[str, JsonValue]
     key: str
+    order: str
     about: str | None = None
-    order: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Callbacks:
         if known is None:
             return None
         data: dict[str, JsonValue] = {"endpoint": str(endpoint), "message": "a test asked for by an operator"}
-        event = Event("endpoint.test", datetime.now(UTC), data, key=str(new_id()))
+        event = Event("endpoint.test", datetime.now(UTC), data, key=str(new_id()), order=f"endpoint:{endpoint}")
         with transaction(self.ledger.engine) as connection:
             return self.forward(connection, event, producer=known.producer, url=known.url)
 
@@ -130,7 +130,7 @@ class Callbacks:
         )
         new = self._new(new_id(), command, producer=producer, account=account_of(url), key=f"event:{event.key}")
         opened = self.ledger.open_within(connection, [new])[0]
-        return Hint(opened.id, Callback.kind, alone=event.order is not None) if opened.fresh else None
+        return Hint(opened.id, Callback.kind, alone=True) if opened.fresh else None
 
     def _of_delivery(self, row: Row[Any], timeline: Sequence[Attempt]) -> NewDelivery:
         then = replace(

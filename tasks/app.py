@@ -5,7 +5,8 @@ It lives below `worker` so that a producer needs no worker code. Nothing is read
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from dataclasses import replace
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -20,6 +21,7 @@ from delivery.destinations import url_issue
 from delivery.intake import Intake
 from delivery.lane import Lanes
 from delivery.producers import LOOPING, Policies
+from delivery.thread_shares import ThreadShares
 from delivery.wording import issue_text
 from ledger.accounts import Accounts
 from ledger.callbacks import Callbacks
@@ -43,8 +45,8 @@ FOREIGN_QUEUE = "celery"
 UPKEEP_QUEUE = "upkeep"
 # Calls are waiting, not work: 16 threads share one interpreter well. More throughput comes from more processes.
 WORKER_THREADS = 16
-# Beside those, when much waits: two lanes' worth of calls, each with the thread that settles.
-LANE_THREADS = 2 * (Lanes.at_once + 1)
+# Beside those, for each account of which much waits: one lane's worth of calls, and threads that settle.
+LANE_THREADS = Lanes.at_once + 2
 _log = structlog.get_logger("entrega.alerts")
 _NOT_RUNNING = "unset, and nothing runs in this folder; start `entrega up` here, or set it"
 
@@ -169,9 +171,19 @@ class Entrega(Celery):
         return self.engine_factory()
 
     @cached_property
+    def lone_engine(self) -> "Engine":
+        """The engine for deliveries that are attempted one by one, each in a thread of the worker's pool."""
+        return replace(self.engine, gates=(self.threads, *self.engine.gates))
+
+    @cached_property
+    def threads(self) -> ThreadShares:
+        """How many threads of this worker process each account, producer and service holds."""
+        return ThreadShares({name: spec.limits.threads for name, spec in self.specs.items()})
+
+    @cached_property
     def lanes(self) -> Lanes:
         """Where many waiting deliveries go side by side; only a worker has them."""
-        return Lanes(self.engine, ThreadPoolExecutor(LANE_THREADS, thread_name_prefix="lane"))
+        return Lanes(self.engine, cache(lambda account: ThreadPoolExecutor(LANE_THREADS, f"lane {account}")))
 
     def require_broker(self) -> None:
         """Make sure that there is a broker to talk to.

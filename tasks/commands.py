@@ -162,23 +162,29 @@ class CommandTask(Task):
     def _goes_by_lane(self, account: str, delivery_id: UUID) -> bool:
         if self.request.get(LEADS):
             return self._work_lane(account) is not Turn.SHUT
-        return self.app.lanes.takes(account, self.name, delivery_id)
+        if self.app.lanes.takes(account, self.name, delivery_id):
+            return True
+        return self.app.threads.is_half_used(account) and self._work_lane(account) is not Turn.SHUT
 
     def _attempt(self, delivery_id: UUID) -> None:
-        ended = self.app.engine.deliver([delivery_id])
+        ended = self.app.lone_engine.deliver([delivery_id])
         self._call_next(ended)
         self._open_callbacks(ended)
         for each in ended:
             if (wait := _short_wait(each)) is not None:
                 raise ComeBack(each.outcome.code, wait)
-            # One that waited for its slot at a gate does not wait alone either.
-            if each.claimed.late > _LATE or self.request.eta:
-                self._work_lane(each.claimed.order.account)
+            account = each.claimed.order.account
+            # One that waited for its slot at a gate, or beside one that found no thread, does not wait alone either.
+            if each.claimed.late > _LATE or self.request.eta or self.app.threads.was_full(account):
+                self._work_lane(account)
 
     def _work_lane(self, account: str) -> Turn:
         """Carry out what waits behind this message as well: a message is dearer than a delivery."""
-        turn = self.app.lanes.work(account, self.name, self._settled_in_lane)
-        if turn is Turn.OVER:
+        with self.app.threads.held_by(account) as may_work:
+            if not may_work:  # its deliveries wait for those that work on them
+                return Turn.BUSY
+            turn = self.app.lanes.work(account, self.name, self._settled_in_lane)
+        if turn is Turn.OVER or self.app.threads.was_full(account):
             self.app.hints.send(first_ready(self.app.database, account, self.name))
         return turn
 

@@ -3,7 +3,9 @@
 Each may run twice, at once or not for a while: they only move rows that are due, by compare-and-set.
 """
 
+import threading
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import structlog
@@ -38,16 +40,28 @@ _ROUND = next(tick.every for tick in TIMETABLE if tick.task == "sweep")
 
 
 class UpkeepTask(Task):
-    """A task of the timetable: each of its ticks is carried out once, whoever sent it and however often."""
+    """A task of the timetable: each of its ticks is carried out once, whoever sent it and however often.
+
+    Each holds at most one thread of this process. A look-up that hangs would otherwise take another one with each tick.
+    """
 
     abstract = True
     app: "Entrega"
 
     def __call__(self) -> None:
-        """Take the tick, and do the work when nobody took it already."""
+        """Take the tick and do the work, unless somebody took it, or this process is still at an earlier one."""
         every = next(tick.every for tick in TIMETABLE if tick.task == self.name)
-        if Desk(self.app.database, actor=self.name).begin_tick(self.name, every=every):
-            self.run()
+        if not self._at_work.acquire(blocking=False):
+            return
+        try:
+            if Desk(self.app.database, actor=self.name).begin_tick(self.name, every=every):
+                self.run()
+        finally:
+            self._at_work.release()
+
+    @cached_property
+    def _at_work(self) -> threading.Lock:
+        return threading.Lock()
 
 
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
@@ -107,7 +121,7 @@ def _take_up(app: "Entrega") -> int:
         return 0
     hinted, stale = 0, _STALE if waiting else _STALE_WITH_NONE_WAITING
     for each in app.ledger.backlogs(stale=stale, most=_BATCH):
-        room = app.engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
+        room = app.lone_engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
         hinted += app.hints.publish(app.ledger.due(each, stale=stale, waits=room[each.live :]))
     return hinted
 

@@ -291,7 +291,9 @@ def test_nothing_is_opened_for_a_disabled_endpoint_and_the_audit_trail_says_so(l
 
 # --- events that are not about a delivery -------------------------------------------------------------------------
 
-EVENT = Event("whatsapp.message", datetime(2026, 11, 22, 12, tzinfo=UTC), {"text": "Oi"}, key="wamid.1", about="+55")
+EVENT = Event(
+    "whatsapp.message", datetime(2026, 11, 22, 12, tzinfo=UTC), {"text": "Oi"}, key="wamid.1", order="1", about="+55"
+)
 
 
 def test_an_event_is_forwarded_once_within_the_callers_transaction(ledger, callbacks, database):

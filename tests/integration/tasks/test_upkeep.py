@@ -62,7 +62,7 @@ def voice(monkeypatch, ledger, archive, database):
     parts = {"settings": values, "ledger": ledger, "archive": archive, "database": database, "hints": voice}
     for name, part in parts.items():
         monkeypatch.setitem(app.__dict__, name, part)
-    monkeypatch.setitem(app.__dict__, "engine", Doors())
+    monkeypatch.setitem(app.__dict__, "lone_engine", Doors())
     return voice
 
 
@@ -190,7 +190,7 @@ def test_a_shut_gate_holds_back_its_own_account_and_no_other(voice, ledger, sql,
     ledger.open([new(lead(n)) for n in range(5)])
     letters = [each.id for each in ledger.open([new(letter(n)) for n in range(2)])]
     sql("UPDATE deliveries SET hinted_at = NULL")
-    monkeypatch.setitem(app.__dict__, "engine", Doors(create_lead=0))
+    monkeypatch.setitem(app.__dict__, "lone_engine", Doors(create_lead=0))
 
     drain.run()
 
@@ -201,7 +201,7 @@ def test_a_shut_gate_holds_back_its_own_account_and_no_other(voice, ledger, sql,
 def test_as_many_are_hinted_as_the_gates_let_through_each_for_its_moment(voice, ledger, sql, monkeypatch, task):
     ids = [each.id for each in ledger.open([new(lead(n)) for n in range(5)])]
     sql("UPDATE deliveries SET hinted_at = NULL")
-    monkeypatch.setitem(app.__dict__, "engine", Doors(create_lead=3))
+    monkeypatch.setitem(app.__dict__, "lone_engine", Doors(create_lead=3))
 
     task.run()
 
@@ -212,7 +212,7 @@ def test_as_many_are_hinted_as_the_gates_let_through_each_for_its_moment(voice, 
 def test_hints_under_way_take_up_room_so_that_any_number_of_beats_does_no_harm(voice, ledger, sql, monkeypatch):
     ids = [each.id for each in ledger.open([new(lead(n)) for n in range(5)])]
     sql("UPDATE deliveries SET hinted_at = NULL")
-    monkeypatch.setitem(app.__dict__, "engine", Doors(create_lead=3))
+    monkeypatch.setitem(app.__dict__, "lone_engine", Doors(create_lead=3))
 
     for task in (drain, sweep, drain):
         task.run()

@@ -68,7 +68,7 @@ def calls():
 def work(works, calls, **changes):
     told = []
     clock = {"monotonic": works.clock, "pause": works.wait}
-    lanes = Lanes(works, calls, **({"at_once": 3, "ahead": 1, "turn": timedelta(days=1)} | clock | changes))
+    lanes = Lanes(works, lambda _: calls, **({"at_once": 3, "ahead": 1, "turn": timedelta(days=1)} | clock | changes))
     return lanes.work("crm:default", "create_lead", told.extend), told
 
 
@@ -162,7 +162,7 @@ class Interrupted(Works):
 
 def test_who_asks_for_a_busy_lane_is_sent_away_and_it_looks_again(calls):
     works = Interrupted(2)
-    works.lanes = Lanes(works, calls, monotonic=works.clock)
+    works.lanes = Lanes(works, lambda _: calls, monotonic=works.clock)
 
     turn = works.lanes.work("crm:default", "create_lead", print)
 
@@ -190,7 +190,7 @@ class Handing(Works):
 @pytest.mark.parametrize("during", [1, 2], ids=["while more is found", "with the claim that finds nothing"])
 def test_a_delivery_that_is_handed_to_a_lane_goes_with_its_next_set(calls, during):
     works = Handing(1, during=during, room=999)
-    works.lanes = Lanes(works, calls, monotonic=works.clock)
+    works.lanes = Lanes(works, lambda _: calls, monotonic=works.clock)
 
     works.lanes.work("crm:default", "create_lead", print)
 
@@ -201,7 +201,7 @@ def test_a_delivery_that_is_handed_to_a_lane_goes_with_its_next_set(calls, durin
 
 def test_what_is_handed_over_in_the_last_moment_of_a_turn_is_carried_out_all_the_same(calls):
     works = Handing(1000, during=1, room=999)
-    works.lanes = Lanes(works, calls, at_once=1, ahead=1, turn=timedelta(seconds=1), monotonic=works.clock)
+    works.lanes = Lanes(works, lambda _: calls, at_once=1, ahead=1, turn=timedelta(seconds=1), monotonic=works.clock)
 
     turn = works.lanes.work("crm:default", "create_lead", print)
 
@@ -210,12 +210,12 @@ def test_what_is_handed_over_in_the_last_moment_of_a_turn_is_carried_out_all_the
 
 
 def test_a_lane_that_nobody_works_takes_nothing(calls):
-    assert not Lanes(Works(1), calls).takes("crm:default", "create_lead", new_id())
+    assert not Lanes(Works(1), lambda _: calls).takes("crm:default", "create_lead", new_id())
 
 
 def test_near_a_limit_each_delivery_is_left_to_get_a_slot_of_its_own(calls):
     works = Handing(4, during=1, room=5)
-    works.lanes = Lanes(works, calls, at_once=3, ahead=1, monotonic=works.clock)
+    works.lanes = Lanes(works, lambda _: calls, at_once=3, ahead=1, monotonic=works.clock)
 
     works.lanes.work("crm:default", "create_lead", print)
 
@@ -244,7 +244,9 @@ def hanging(calls):
 
         def start(waiting, hang):
             works = Hanging(waiting, hang=hang)
-            works.lanes = Lanes(works, calls, at_once=1, ahead=1, turn=timedelta(days=1), monotonic=works.clock)
+            works.lanes = Lanes(
+                works, lambda _: calls, at_once=1, ahead=1, turn=timedelta(days=1), monotonic=works.clock
+            )
             works.end = other.submit(works.lanes.work, "crm:default", "create_lead", print)
             started.append(works)
             for _ in range(hang):
@@ -278,7 +280,7 @@ def test_a_call_that_hangs_holds_up_nobody_who_finds_more_to_do(hanging):
 
 def test_a_lane_is_free_again_after_a_fault(calls):
     works = Works(0, away_after=0)
-    lanes = Lanes(works, calls, monotonic=works.clock)
+    lanes = Lanes(works, lambda _: calls, monotonic=works.clock)
     with pytest.raises(LedgerUnavailable):
         lanes.work("crm:default", "create_lead", print)
     works.away_after = None

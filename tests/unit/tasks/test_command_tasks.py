@@ -116,7 +116,7 @@ def run(*args, task_id="m1", **kwargs):
 
 def attempt(monkeypatch, outcome, *, lane=None, callback_url=None, hints=None, late=timedelta(), **headers):
     machine = Machine(outcome, callback_url, late)
-    monkeypatch.setitem(app.__dict__, "engine", machine)
+    monkeypatch.setitem(app.__dict__, "lone_engine", machine)
     monkeypatch.setitem(app.__dict__, "lanes", lane or Lane())
     monkeypatch.setitem(app.__dict__, "hints", hints or Voice())
     create_lead.push_request(id=ID, called_directly=False, args=[ID], kwargs={}, retries=0, **headers)
