@@ -19,11 +19,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     HttpUrl,
     JsonValue,
     StrictBool,
     StringConstraints,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -32,6 +34,7 @@ from pydantic import (
 
 from delivery.errors import FieldIssue, InvalidCommand
 from delivery.instants import Instant
+from delivery.issues import field_issues
 from delivery.phones import e164
 from delivery.wording import issue_text
 
@@ -183,6 +186,17 @@ class CreateLead(Command):
         return self.email.lower()
 
 
+def _shape(value: object) -> str:
+    return "[object]" if isinstance(value, Mapping) else "[list]"
+
+
+_Filling = Annotated[Line, Field(max_length=1024)]
+# The body's own shape decides which is meant, so that an error is about that one; the labels stand in no field's name.
+Variables = Annotated[
+    Annotated[list[_Filling], Tag("[list]")] | Annotated[dict[Word, _Filling], Tag("[object]")], Discriminator(_shape)
+]
+
+
 class Template(_Body):
     """An approved WhatsApp template and what fills it; a mapping fills named variables, a list positional ones.
 
@@ -192,7 +206,7 @@ class Template(_Body):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,512}$")]
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(_[A-Z]{2})?$")] = "pt_BR"
-    variables: list[Annotated[Line, Field(max_length=1024)]] | dict[Word, Annotated[Line, Field(max_length=1024)]] = []
+    variables: Variables = []
     category: Literal["marketing", "utility", "authentication"] = "marketing"
 
 
@@ -358,7 +372,7 @@ def parse_command(
     try:
         command = model.model_validate(body, context=choices)
     except ValidationError as err:
-        raise InvalidCommand(kind, _issues(err, language)) from None  # the cause would carry the values
+        raise InvalidCommand(kind, field_issues(err, language)) from None  # the cause would carry the values
     expiry = command.options.expires_at
     if expiry is not None and expiry <= now:
         raise InvalidCommand(kind, (FieldIssue("options.expires_at", issue_text("in_the_past", language)),))
@@ -370,20 +384,3 @@ def _check_horizon(command: Command, now: datetime, language: str) -> None:
     send_at = command.options.send_at
     if send_at is not None and send_at > now + timedelta(days=366):
         raise InvalidCommand(command.kind, (FieldIssue("options.send_at", issue_text("too_far", language)),))
-
-
-def _issues(err: ValidationError, language: str) -> tuple[FieldIssue, ...]:
-    listed = err.errors(include_url=False, include_input=False)
-    return tuple(FieldIssue(_field_name(each["loc"]), _issue(each, language)) for each in listed[:50])
-
-
-def _field_name(loc: tuple[int | str, ...]) -> str:
-    # A field name from outside may itself be personal data or a log injection: keep what a field name can hold.
-    return re.sub(r"[^\w.@-]", "?", ".".join(str(part) for part in loc))[:80] or "body"
-
-
-def _issue(error: Mapping[str, Any], language: str) -> str:
-    context = error.get("ctx", {})
-    if error["type"] == "value_error":
-        return issue_text(str(context["error"]), language)
-    return issue_text(error["type"], language, context) or str(error["msg"])

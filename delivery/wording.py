@@ -3,6 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+_WHOLE_NUMBER = ("deve ser um número inteiro", "must be a whole number")
+_UUID = (
+    "deve ser um id, ex.: 01a20146-c68f-77f3-a497-12636e996a58",
+    "must be an id, e.g. 01a20146-c68f-77f3-a497-12636e996a58",
+)
+_INSTANT = (
+    "informe data, hora e fuso, ex.: 2027-01-05T12:00:00Z",
+    "give a date, a time and an offset, e.g. 2027-01-05T12:00:00Z",
+)
+_URL = (
+    "informe uma URL completa, ex.: https://exemplo.com.br/a.png",
+    "give a full URL, e.g. https://example.com/a.png",
+)
 _ISSUES: Mapping[str, tuple[str, str]] = {
     "missing": ("campo obrigatório", "field required"),
     "extra_forbidden": ("campo desconhecido", "unknown field"),
@@ -25,6 +38,34 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "too_long": ("no máximo {max_length} itens", "at most {max_length} items"),
     "too_short": ("no mínimo {min_length} item(ns)", "at least {min_length} item(s)"),
     "string_type": ("deve ser um texto", "must be text"),
+    "string_unicode": ("meio caractere não é texto", "half a character is no text"),
+    "bytes_type": ("deve ser um texto", "must be text"),
+    "int_type": _WHOLE_NUMBER,
+    "int_parsing": _WHOLE_NUMBER,
+    "int_parsing_size": _WHOLE_NUMBER,
+    "int_from_float": _WHOLE_NUMBER,
+    "float_type": ("deve ser um número", "must be a number"),
+    "float_parsing": ("deve ser um número", "must be a number"),
+    "finite_number": ("deve ser um número finito", "must be a finite number"),
+    "greater_than_equal": ("no mínimo {ge}", "at least {ge}"),
+    "less_than_equal": ("no máximo {le}", "at most {le}"),
+    "greater_than": ("mais que {gt}", "more than {gt}"),
+    "less_than": ("menos que {lt}", "less than {lt}"),
+    "uuid_type": _UUID,
+    "uuid_parsing": _UUID,
+    "datetime_type": _INSTANT,
+    "datetime_parsing": _INSTANT,
+    "datetime_from_date_parsing": _INSTANT,
+    "datetime_object_invalid": _INSTANT,
+    "timezone_aware": _INSTANT,
+    "url_type": _URL,
+    "url_parsing": _URL,
+    "url_syntax_violation": _URL,
+    "url_scheme": ("comece com http:// ou https://", "begin with http:// or https://"),
+    "url_too_long": ("no máximo {max_length} caracteres", "at most {max_length} characters"),
+    "invalid-json-value": ("só valores de JSON", "JSON values only"),
+    "recursion_loop": ("não pode conter a si mesmo", "cannot contain itself"),
+    "invalid": ("valor inválido", "invalid value"),
     "list_type": ("deve ser uma lista", "must be a list"),
     "dict_type": ("deve ser um objeto", "must be an object"),
     "model_type": ("deve ser um objeto", "must be an object"),
@@ -54,7 +95,10 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
         "não consta mensagem recente da pessoa; fora da janela o provedor só aceita templates",
         "no recent message of the person is known; outside the window the provider takes templates only",
     ),
+    "unknown_parameter": ("parâmetro desconhecido", "unknown parameter"),
+    "given_twice": ("só pode ser informado uma vez", "may be given only once"),
     "two_keys": ("difere do cabeçalho Idempotency-Key", "differs from the header Idempotency-Key"),
+    "bool_parsing": ("deve ser true ou false", "must be true or false"),
     "bool_type": ("deve ser true ou false", "must be true or false"),
     "dry_run": ("aqui não se simula; use POST /v1/simulate", "nothing is simulated here; use POST /v1/simulate"),
     "instant": ("fora dos anos 2000 a 2099", "outside the years 2000 to 2099"),
@@ -66,7 +110,7 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
 
 
 def issue_text(code: str, language: str, context: Mapping[str, Any] | None = None) -> str:
-    """Return one field issue as a sentence, or an empty text when the code has none.
+    """Return one field issue as a sentence; one that has none of its own is "invalid value".
 
     Args:
         code: A word of the table; what follows a colon fills `{rest}`.
@@ -74,10 +118,11 @@ def issue_text(code: str, language: str, context: Mapping[str, Any] | None = Non
         context: Numbers that fill the sentence, e.g. {"max_length": 100}.
     """
     word, _, rest = code.partition(":")
-    pair = _ISSUES.get(word)
-    if pair is None:
-        return rest or ("" if context is not None else word)
-    return pair[language == "en"].format(rest=rest, **(context or {}))
+    pair = _ISSUES.get(word, _ISSUES["invalid"])
+    fill = {"rest": rest, **(context or {})}
+    if language != "en" and "expected" in fill:
+        fill["expected"] = str(fill["expected"]).replace(" or ", " ou ")  # pydantic's own list
+    return pair[language == "en"].format(**fill)
 
 
 _RECEIPTS: Mapping[str, tuple[str, str, str]] = {

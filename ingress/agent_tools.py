@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from delivery.commands import KINDS
 from delivery.errors import FieldIssue, LedgerUnavailable
 from delivery.intake import Item
+from delivery.issues import field_issues, field_name
 from delivery.wording import issue_text
 from ingress.access import Caller
 from ingress.agent_answers import (
@@ -27,7 +28,7 @@ from ingress.agent_answers import (
     simulation_answer,
 )
 from ingress.agent_schemas import CANCEL, CHECK, OFFERED, Schema, command_schema, simulation_schema, unknown_fields
-from ingress.problems import Language, Problem, field_issues
+from ingress.problems import Language, Problem
 from ingress.rest import SUBMIT_SCOPES, RestDoor
 from ingress.shapes import Reason, Receipt
 from ingress.strict_json import UnacceptableJson, parse_json
@@ -245,7 +246,7 @@ class AgentTools:
         unknown = list(unknown_fields(arguments, self.sheets[kind].takes))
         if unknown:
             issue = issue_text("extra_forbidden", visitor.language)
-            raise Problem("invalid_command", details=[FieldIssue(each, issue) for each in unknown[:50]])
+            raise Problem("invalid_command", details=[FieldIssue(field_name((each,)), issue) for each in unknown[:50]])
         return Item(kind, arguments)
 
 

@@ -14,7 +14,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from ingress.problems import Language, Problem, field_issues
+from delivery.issues import field_issues
+from ingress.problems import Language, Problem
 from ingress.strict_json import UnacceptableJson, parse_json
 
 JSON = "application/json"

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ingress.access import Caller
 from ingress.agent_tools import AgentTools, Visitor
 from ingress.bodies import parsed_object
+from ingress.parameters import STRICT
 from ingress.problems import Problem
 from ingress.rest import SUBMIT_SCOPES, RestDoor, Spoken
 
@@ -42,7 +43,7 @@ def mcp_router(door: RestDoor) -> APIRouter:
 
     router = APIRouter(lifespan=running)
 
-    @router.post("/mcp", include_in_schema=False, dependencies=[Depends(_no_browser)])
+    @router.post("/mcp", include_in_schema=False, dependencies=[*STRICT, Depends(_no_browser)])
     async def mcp(
         request: Request,
         caller: Annotated[Caller, Depends(door.doorkeeper.needs("read", "operate", *SUBMIT_SCOPES))],

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable, ProducerRefused
-from delivery.wording import issue_text
+from delivery.issues import field_issue
 
 Language = Literal["pt", "en"]
 _LEDGER_AWAY_S = 5
@@ -315,19 +315,9 @@ def _wrong_parameters(err: RequestValidationError, language: Language) -> Proble
     # An id that is none names nothing: the same answer as for an id that nobody has.
     if any(each["loc"][0] == "path" for each in err.errors()):
         return Problem("not_found")
-    return Problem("invalid_command", details=[_issue(each, each["loc"][1:], language) for each in err.errors()[:50]])
-
-
-def field_issues(err: ValidationError, language: Language) -> tuple[FieldIssue, ...]:
-    """Return what a model found wrong with a body, without any value of it."""
-    listed = err.errors(include_url=False, include_input=False)
-    return tuple(_issue(each, each["loc"], language) for each in listed[:50])
-
-
-def _issue(error: Mapping[str, Any], loc: Sequence[int | str], language: Language) -> FieldIssue:
-    name = ".".join(map(str, loc)) or "body"
-    text = issue_text(error["type"], language, error.get("ctx", {})) or str(error["msg"])
-    return FieldIssue(re.sub(r"[^\w.@-]", "?", name)[:80], text)
+    return Problem(
+        "invalid_command", details=[field_issue(each, each["loc"][1:], language) for each in err.errors()[:50]]
+    )
 
 
 _RANGE = re.compile(r"\s*([A-Za-z*]{1,8})[A-Za-z0-9-]{0,20}\s*(?:;\s*q=([01](?:\.\d{0,3})?))?\s*")

@@ -23,6 +23,7 @@ from ingress.bodies import JSON, MOST_SMALL_BYTES, NDJSON, BodyReader, checked, 
 from ingress.bulk import MOST_BULK_BYTES, MOST_ITEMS, item_of_body, json_items, ndjson_items
 from ingress.following import Follower
 from ingress.openapi import any_command_body, bulk_body, command_body, model_body, refusals
+from ingress.parameters import STRICT
 from ingress.pressure import Pressure
 from ingress.problems import Language, Problem, language_of
 from ingress.shapes import (
@@ -166,7 +167,7 @@ def rest_door(app: "Entrega") -> RestDoor:
 
 def rest_router(door: RestDoor) -> APIRouter:
     """Return the routes for producers."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", dependencies=STRICT)
     for kind, path in _PATHS.items():
         _add_submit(router, door, kind, path)
     _add_bulk(router, door)

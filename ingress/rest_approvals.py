@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from ingress.access import Caller
 from ingress.bodies import MOST_SMALL_BYTES, checked
 from ingress.openapi import model_body, refusals
+from ingress.parameters import STRICT
 from ingress.problems import Problem
 from ingress.rest import RestDoor, Spoken, Word
 from ingress.shapes import MOST_PAGE, Moved, Page, WithReason, page_of
@@ -17,7 +18,7 @@ from ledger.letters import Signed
 
 def approvals_router(door: RestDoor) -> APIRouter:
     """Return the routes for whoever approves."""
-    router = APIRouter(prefix="/v1", tags=["approvals"])
+    router = APIRouter(prefix="/v1", tags=["approvals"], dependencies=STRICT)
     operator = Annotated[Caller, Depends(door.doorkeeper.needs("operate"))]
     body = Annotated[bytes, Depends(door.body(MOST_SMALL_BYTES))]
     answers: dict[str, Any] = {"responses": refusals(404, 409, body=True), "openapi_extra": model_body(WithReason)}

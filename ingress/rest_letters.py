@@ -19,6 +19,7 @@ from ingress.bodies import MOST_SMALL_BYTES, checked
 from ingress.bounds import FASTEST_PACE, LONGEST_AGE_S, MOST_REPLAYED, SLOWEST_PACE
 from ingress.editing import edited_body, masked_payload
 from ingress.openapi import model_body, refusals
+from ingress.parameters import STRICT
 from ingress.problems import Problem
 from ingress.rest import RestDoor, Spoken, Word
 from ingress.shapes import MOST_PAGE, Moved, Page, Reason, Receipt, WithReason, page_of
@@ -178,7 +179,7 @@ class Edited(BaseModel):
 
 def letters_router(door: RestDoor) -> APIRouter:
     """Return the routes for operators."""
-    router = APIRouter(prefix="/v1", tags=["dead letters"])
+    router = APIRouter(prefix="/v1", tags=["dead letters"], dependencies=STRICT)
     _add_looking(router, door)
     _add_replays(router, door)
     _add_moving(router, door)

@@ -14,6 +14,7 @@ import pytest
 import requests
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from config.settings import load_settings
 from ingress.slow_clients import PatientProtocol
@@ -75,6 +76,7 @@ class Door:
     key: str
     app: Entrega
     voice: Voice
+    web: FastAPI
 
     def ask(self, method, path, *, key=None, timeout=60, **more):
         headers = {"Authorization": f"Bearer {key or self.key}"} | more.pop("headers", {})
@@ -129,7 +131,7 @@ def doors(tmp_path, database, ledger):
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        return Door(f"http://127.0.0.1:{port}", BOOTSTRAP, app, voice)
+        return Door(f"http://127.0.0.1:{port}", BOOTSTRAP, app, voice, web)
 
     yield start
     for server, thread in servers:
