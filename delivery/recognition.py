@@ -6,6 +6,7 @@ of characters is looked at from its start only, and what repeats is possessive o
 Source: the user's API specification, section 8.1 (the masked shapes), read 2026-11-22.
 """
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 
@@ -34,6 +35,9 @@ _KNOWN_TOKEN = re.compile(
     # A WhatsApp message id is base64 and holds the recipient's number in clear.
     r"|wamid\.[A-Za-z0-9+/=_-]{6,}+)"
 )
+_MESSAGE_ID = re.compile(r"wamid\.[A-Za-z0-9+/=_-]{6}")
+_ENCODED = re.compile(r"[A-Za-z0-9+/_-]{14,512}")
+_PERSON_IN_BYTES = re.compile(rb"(?<![\d/])[1-9]\d{9,14}(?!\d)|[\w.+-]{1,64}@[\w-]+\.[A-Za-z]")
 _SECRETIVE = r"token|secret|passw(?:or)?d|senha|api[_-]?key|appsecret_proof|code_verifier|assertion"
 _QUERY_KEY = re.compile(rf"(?i)((?:{_SECRETIVE}|(?<![A-Za-z])(?:sig|signature|pwd))=)(?!\*\*\*)([^\s\"'&,;)}}]++)")
 _QUOTED = r"(\\{0,3}(?:\"(?:[^\"\\\r\n]|\\.)*+\"?|'(?:[^'\\\r\n]|\\.)*+'?))"
@@ -72,6 +76,7 @@ _NUMBER = re.compile(
     r"|(?P<firm>(?<![0-9A-Za-z])(?=[0-9]*+[A-Z])[0-9A-Z]{12}\d{2}(?![0-9A-Za-z]))"
     r"|(?P<bare>(?<!\d)\d{10,14}(?!\d))"
 )
+_PLUS_NUMBER = re.compile(r"(?:\+|%2[Bb])[1-9]\d{7,14}")
 _SCOPED_ID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}")
 _ONE_NUMBER = re.compile(rf"\+?(?:{_GAP}?\d){{8,20}}")
 _CARD = re.compile(r"(?<![\w.])(?<!\d[ -])\d(?:[ -]?\d){12,18}(?![ -]?\d|\w)")
@@ -113,6 +118,23 @@ def mask_text(text: str) -> str:
     window = text[:_LONGEST_TEXT]
     masked = _mask_numbers(_mask_addresses(_mask_secrets(window)))
     return masked if len(window) == len(text) else _with_the_rest_withheld(masked[:-_EDGE], len(text))
+
+
+def names_a_person(provider_id: str) -> bool:
+    """Tell whether a provider's id holds an address or a number, in clear or in base64, as WhatsApp's ids do.
+
+    A bare number is an id: most CRMs count their leads.
+    """
+    if _MESSAGE_ID.search(provider_id) or _mask_addresses(provider_id) != provider_id:
+        return True
+    return bool(_PLUS_NUMBER.search(provider_id)) or any(map(_holds_a_person, _ENCODED.findall(provider_id)))
+
+
+def _holds_a_person(encoded: str) -> bool:
+    # What stands before the base64 may shift it by up to three characters.
+    standard = encoded.replace("-", "+").replace("_", "/")
+    texts = (standard[start : len(standard) - (len(standard) - start) % 4] for start in range(4))
+    return any(_PERSON_IN_BYTES.search(base64.b64decode(each)) for each in texts)
 
 
 def mask_recipient(text: str) -> str:

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from delivery.recognition import HIDDEN, mask_recipient, mask_secret, mask_text
+from delivery.recognition import HIDDEN, mask_recipient, mask_secret, mask_text, names_a_person
 
-__all__ = ["JsonLike", "mask_recipient", "mask_text", "mask_value"]
+__all__ = ["JsonLike", "mask_recipient", "mask_text", "mask_value", "names_a_person"]
 
 JsonLike = None | bool | int | float | str | list["JsonLike"] | dict[str, "JsonLike"]
 

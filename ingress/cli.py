@@ -261,9 +261,12 @@ def migrate(as_json: Json = False) -> None:
     Example: entrega migrate
     """
     from ingress.printing import say
+    from ledger.hashing import hash_clear
     from ledger.schema import migrate as bring_up_to_date
 
-    before, after = bring_up_to_date(_app(check=False).database)
+    app = _app(check=False)
+    before, after = bring_up_to_date(app.database)
+    hash_clear(app.ledger.vault)
     if as_json:
         _print_json({"before": before, "after": after})
     else:

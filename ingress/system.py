@@ -238,7 +238,12 @@ class System:
         engine = connect(self.variables["DATABASE_URL"], pool_size=1, name="entrega up")
         before, after = self._migrated(engine)
         # Here and in no other process the key of an embedded ledger is made.
-        Vault(engine, MasterKeys(self.plan.settings.master_keys())).check_masters()
+        vault = Vault(engine, MasterKeys(self.plan.settings.master_keys()))
+        vault.check_masters()
+        if before not in (None, after):
+            from ledger.hashing import hash_clear
+
+            hash_clear(vault)
         Desk(engine, actor="up").forget_ticks()
         engine.dispose()
         self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))

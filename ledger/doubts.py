@@ -105,7 +105,7 @@ class PostgresDoubts:
             "fences": [each.doubt.claimed.fence for each in ended],
             "verdicts": [each.verdict for each in ended],
             "reasons": [each.reason for each in ended],
-            "receipts": [each.receipt.id if each.receipt else None for each in ended],
+            "receipts": [self.ledger.vault.proof(each.receipt.id) if each.receipt else None for each in ended],
         }
         with transaction(self.ledger.engine) as connection:
             return set(connection.execute(_CONCLUDE, values).scalars())

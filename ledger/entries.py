@@ -14,10 +14,11 @@ from delivery.ports import NewDelivery
 from delivery.producers import HELD_BECAUSE
 from ledger.models import PRIORITIES
 from ledger.sealing import seal
-from ledger.vault import DataKey
+from ledger.vault import DataKey, Vault
 
-# Producer, and the key with its kind in front.
+# Producer, and the key's keyed hash with its sort in front; the last sort is of the content, a keyed hash already.
 Key = tuple[str, str]
+_CHOSEN, _ORIGIN = CLEAR_KEYS = ("key", "origin")
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -53,6 +54,38 @@ class Repeat:
     entry: Entry
     first: UUID
     same_body: bool
+
+
+def hashed_key(vault: Vault, sort: str, clear: str) -> str:
+    """Return a key as the ledger keeps it: producers put addresses into theirs.
+
+    Shape: "key#<40 hexadecimal digits>"; before they were hashed it was "key:<the producer's own>".
+    """
+    return f"{sort}#{vault.hash(f'{sort}:{clear}').hex()[:40]}"
+
+
+def keys_of(
+    new: NewDelivery, vault: Vault, content: str, content_hash: bytes, options: Mapping[str, Any]
+) -> dict[Key, tuple[bytes, timedelta]]:
+    """Return the keys that a delivery must win, each with the hash that a repeat must have, and its time.
+
+    Args:
+        content: What is asked for, options apart, as `canonical` writes it.
+    """
+    if new.key is not None:
+        unkeyed = {name: value for name, value in options.items() if name != "key"}
+        body_hash = vault.hash(content + canonical(unkeyed))
+        keys = {(new.producer, hashed_key(vault, _CHOSEN, new.key)): (body_hash, new.key_kept)}
+    else:
+        keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
+    if new.origin is not None:
+        keys[new.producer, hashed_key(vault, _ORIGIN, new.origin)] = (content_hash, new.key_kept)
+    return keys
+
+
+def may_differ(key: Key) -> bool:
+    """Tell whether a repeat of the key may have another body, so that it has to be compared."""
+    return key[1].startswith(f"{_CHOSEN}#")
 
 
 def split_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], list[Repeat]]:

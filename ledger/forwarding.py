@@ -28,12 +28,17 @@ class CallbackForwarder:
 
     def _open(self, connection: Connection, heard: Heard) -> Hint | None:
         service = heard.account.partition(":")[0]
+        vault = self.callbacks.ledger.vault
+        data = {"account": heard.account, **heard.content}
+        if isinstance(answered := data.get("reply_to"), str):
+            # As the answered delivery's own callbacks name its message: that is how a producer finds it.
+            data["reply_to_receipt"] = vault.proof(answered)
         event = Event(
             type=f"{service}.{heard.kind}",
             at=heard.at,
-            data={"account": heard.account, **heard.content},
+            data=data,
             key=f"inbound:{heard.id}",
             about=heard.person,
-            order=f"person:{self.callbacks.ledger.vault.hash(heard.person).hex()}",
+            order=f"person:{vault.hash(heard.person).hex()}",
         )
         return self.callbacks.forward(connection, event, producer=service, url=self.url)

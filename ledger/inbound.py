@@ -181,7 +181,9 @@ class Inbound:
         elif event.content:
             facts = _json(event.content)
         alias = hashes[event.alias] if event.alias else None
-        return _columns(event) | {"key": key, "person": person, "alias": alias, "body": body, "facts": facts}
+        receipt = self.ledger.vault.proof(event.receipt) if event.receipt else None
+        said = {"receipt": receipt, "person": person, "alias": alias, "body": body, "facts": facts}
+        return _columns(event) | {"key": key} | said
 
     def _resolved(self, connection: Connection, people: Sequence[bytes]) -> dict[bytes, bytes]:
         if not people:
@@ -196,7 +198,6 @@ def _columns(event: Event) -> dict[str, Any]:
         "occurred_at": event.at,
         "delivery_id": event.delivery_id,
         "status": event.status,
-        "receipt": event.receipt,
         "code": event.code,
         "provider_code": event.provider_code,
         "window_until": event.window_until,

@@ -46,6 +46,7 @@ PRIORITIES = ("high", "normal", "low")
 
 _Instant = DateTime(timezone=True)
 _now = text("now()")
+_RECEIPT = "the provider's own id; the keyed hash of one that names a person"
 
 deliveries = Table(
     "deliveries",
@@ -91,7 +92,7 @@ deliveries = Table(
     Column("recipient", Text, nullable=False, comment="masked, for people to read"),
     Column("content", BigInteger, comment="keyed hash of what is asked for, for the loop guard"),
     Column("progress", Text),
-    Column("receipt", Text, comment="the provider's own id"),
+    Column("receipt", Text, comment=_RECEIPT),
     Column("code", Text, comment="stable word for the last outcome"),
     Column("reason", Text),
     Column("replay_of", UUID(as_uuid=True)),
@@ -204,7 +205,7 @@ idempotency = Table(
     "idempotency",
     metadata,
     Column("producer", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
+    Column("key", Text, primary_key=True, comment="keyed hash, with the sort of key in front"),
     Column("body_hash", LargeBinary, nullable=False),
     Column("delivery_id", UUID(as_uuid=True), nullable=False),
     Column("kept_until", _Instant, nullable=False),
@@ -276,7 +277,7 @@ inbound_events = Table(
     Column("occurred_at", _Instant, comment="when it happened, by the provider's clock"),
     Column("delivery_id", UUID(as_uuid=True), comment="ours, as the provider echoed it"),
     Column("status", Text, comment="sent, delivered, read, failed or bounced"),
-    Column("receipt", Text, comment="the provider's own id"),
+    Column("receipt", Text, comment=_RECEIPT),
     Column("code", Text, comment="why it failed"),
     Column("provider_code", Text),
     Column("person", LargeBinary, comment="keyed hash of who it is about"),
@@ -337,7 +338,7 @@ callback_events = Table(
     Column("progress", Text),
     Column("code", Text),
     Column("reason", Text),
-    Column("receipt", Text),
+    Column("receipt", Text, comment=_RECEIPT),
     Column("attempts", Integer, nullable=False),
     Column("settled_at", _Instant),
 )

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from delivery.ports import NewDelivery, Opened
 from ledger import quotas
 from ledger.database import statement
+from ledger.entries import may_differ
 from ledger.store import PostgresLedger
 
 _EARLIER = text("""
@@ -33,10 +34,10 @@ class Rehearsal(PostgresLedger):
     def _foreseen(self, new: NewDelivery) -> Opened:
         entry = self._entry(new)
         with statement(self.engine) as connection:
-            for (producer, key), (body_hash, _) in entry.keys.items():
-                row = connection.execute(_EARLIER, {"producer": producer, "key": key}).one_or_none()
+            for key, (body_hash, _) in entry.keys.items():
+                row = connection.execute(_EARLIER, {"producer": key[0], "key": key[1]}).one_or_none()
                 if row is not None:
-                    same = bytes(row.body_hash) == body_hash or not key.startswith("key:")
+                    same = bytes(row.body_hash) == body_hash or not may_differ(key)
                     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
             refused = quotas.admit(connection, [entry], only_look=True).refused.get(new.id)
         now = datetime.now(UTC)

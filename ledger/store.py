@@ -20,12 +20,24 @@ from delivery.instants import EARLIEST, LATEST
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from delivery.producers import HELD_BECAUSE, LOOPING
+from delivery.redaction import mask_text
 from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import fetch, statement, transaction
 from ledger.endpoints import PostgresEndpoints
-from ledger.entries import Entry, Key, Repeat, canonical, new_row, payload_place, split_repeats, wanted_keys
+from ledger.entries import (
+    Entry,
+    Key,
+    Repeat,
+    canonical,
+    keys_of,
+    may_differ,
+    new_row,
+    payload_place,
+    split_repeats,
+    wanted_keys,
+)
 from ledger.sealing import Unreadable, unseal
 from ledger.together import Together
 from ledger.vault import Vault
@@ -122,7 +134,7 @@ class PostgresLedger:
         ended = list(settlements)
         if not ended:
             return set()
-        values = _rows([_ending(each) for each in ended]) | {"short_s": SHORT_WAIT.total_seconds()}
+        values = _rows([_ending(each, self.vault) for each in ended]) | {"short_s": SHORT_WAIT.total_seconds()}
         has_fallback = any(each.claimed.order.command.options.fallback for each in ended)
         with (transaction if has_fallback else statement)(self.engine) as connection:
             changed = fetch(connection, sql.SETTLE, values)
@@ -196,14 +208,7 @@ class PostgresLedger:
         options = new.command.options.model_dump(mode="json")
         content = canonical({"kind": new.command.kind, "account": new.account, "content": body})
         content_hash = self.vault.hash(content)
-        if new.key is not None:
-            unkeyed = {name: value for name, value in options.items() if name != "key"}
-            body_hash = self.vault.hash(content + canonical(unkeyed))
-            keys = {(new.producer, f"key:{new.key}"): (body_hash, new.key_kept)}
-        else:
-            keys = {(new.producer, f"same:{content_hash.hex()}"): (content_hash, new.same_within)}
-        if new.origin is not None:
-            keys[(new.producer, f"origin:{new.origin}")] = (content_hash, new.key_kept)
+        keys = keys_of(new, self.vault, content, content_hash, options)
         short = int.from_bytes(content_hash[:8], signed=True)
         return Entry(new, self.vault.hash(new.command.recipient), {"content": body, "options": options}, keys, short)
 
@@ -319,7 +324,7 @@ class _Ending:
     paced: bool = False
 
 
-def _ending(settlement: Settlement) -> _Ending:
+def _ending(settlement: Settlement, vault: Vault) -> _Ending:
     outcome, claimed = settlement.outcome, settlement.claimed
     return _Ending(
         id=claimed.order.delivery_id,
@@ -327,11 +332,11 @@ def _ending(settlement: Settlement) -> _Ending:
         state=_state(outcome),
         outcome=type(outcome).__name__.lower(),
         code=outcome.code,
-        reason=None if isinstance(outcome, Succeeded) else outcome.reason[:_LONGEST_REASON],
+        reason=None if isinstance(outcome, Succeeded) else mask_text(outcome.reason)[:_LONGEST_REASON],
         wait_s=outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None,
         parked=isinstance(outcome, Deferred) and outcome.parked,
         burned=not isinstance(outcome, Deferred) or outcome.burned,
-        receipt=outcome.receipt.id if isinstance(outcome, Succeeded) else None,
+        receipt=vault.proof(outcome.receipt.id) if isinstance(outcome, Succeeded) else None,
         http_status=settlement.http_status,
         provider_code=settlement.provider_code,
         duration_ms=settlement.duration.total_seconds() * 1000,
@@ -377,7 +382,7 @@ def _find_keys(connection: Connection, keys: Sequence[Key]) -> dict[Key, Row[Any
 
 
 def _standing(row: Row[Any], body_hash: bytes, key: Key) -> Opened:
-    same = bytes(row.body_hash) == body_hash or not key[1].startswith("key:")
+    same = bytes(row.body_hash) == body_hash or not may_differ(key)
     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)
 
 

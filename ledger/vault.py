@@ -7,6 +7,7 @@ from functools import cached_property
 from sqlalchemy import Connection, Engine, text
 
 from config.settings import ConfigurationError
+from delivery.redaction import names_a_person
 from ledger.database import transaction
 from ledger.sealing import MasterKeys, Unreadable, keyed_hash, new_data_key
 
@@ -21,6 +22,8 @@ _OTHER_KEYS = (
     "these keys do not open this ledger: give this process the same keys as the processes that use it already"
     " (on a machine where `entrega up` made the key, it is in master.key in the data folder)"
 )
+# How the proof of an id that names a person begins.
+HASHED = "hashed:"
 # Data keys of people that this process met lately; each is 32 bytes.
 _REMEMBERED = 4096
 
@@ -71,6 +74,13 @@ class Vault:
     def hash(self, text_: str) -> bytes:
         """Return the keyed hash of a text, e.g. a normalised address."""
         return keyed_hash(self.index_key, text_)
+
+    def proof(self, provider_id: str) -> str:
+        """Return a provider's id as the ledger keeps and shows it: one that names a person as its keyed hash.
+
+        Equal ids give equal proofs, so an event still finds the message that it is about.
+        """
+        return f"{HASHED}{self.hash(provider_id).hex()[:32]}" if names_a_person(provider_id) else provider_id
 
     def data_keys(self, people: Iterable[bytes]) -> Mapping[bytes, DataKey]:
         """Return a data key for each person: the one this process knows, else a new one, which may turn out wrong.

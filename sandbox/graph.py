@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sandbox.faults import Fault
-from sandbox.graph_webhooks import Teller, Telling, message_change, preference_change
+from sandbox.graph_webhooks import Teller, Telling, message_change, message_id, preference_change
 from sandbox.http_standin import Answer, Call
 
 _PATH = re.compile(r"/v(\d+)\.0/([^/]+)(/messages)?")
@@ -184,7 +184,8 @@ class GraphApi:
             return wrong or graph_error(100, status=400)
         if message.get("status") == "read":
             return Answer(200, {"success": True})
-        wamid = f"wamid.{secrets.token_urlsafe(36)}"
+        to = re.sub(r"\D", "", str(message.get("to") or "")) or str(message.get("recipient"))
+        wamid = message_id(to, outgoing=True)
         key = _callback(message)
         with self._lock:
             now = datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -7,6 +7,7 @@ Source: WhatsApp Cloud API, webhooks overview and the references of `messages`, 
 Sep-2026, read 2026-11-22.
 """
 
+import base64
 import hashlib
 import heapq
 import hmac
@@ -192,7 +193,7 @@ def message_change(phone_number_id: str, phone: str, message: Mapping[str, objec
         message: Its type and the object named like it, e.g. {"type": "text", "text": {"body": "Oi"}}.
     """
     user_id = user_id_of(phone)
-    head = {"from": phone, "from_user_id": user_id, "id": f"wamid.{secrets.token_urlsafe(24)}"}
+    head = {"from": phone, "from_user_id": user_id, "id": message_id(phone, outgoing=False)}
     written = {**head, "timestamp": str(int(time.time())), **message}
     return _change("messages", phone_number_id, contacts=[_contact(phone, user_id)], messages=[written])
 
@@ -209,6 +210,17 @@ def preference_change(phone_number_id: str, phone: str, value: str) -> Json:
     }
     contacts = [_contact(phone, user_id_of(phone))]
     return _change("user_preferences", phone_number_id, contacts=contacts, user_preferences=[wish])
+
+
+def message_id(person: str, *, outgoing: bool) -> str:
+    """Return a message id as Meta makes them: base64, with the person's number or user id inside.
+
+    Source: the ids in the samples of the WhatsApp Cloud API's webhook reference, decoded, read 2026-11-30.
+    """
+    size, kind = (9, b"\x11\x18\x12") if outgoing else (10, b"\x12\x18\x14")
+    number = person.encode()
+    inside = bytes([0x1C, 0x18, len(number)]) + number + b"\x15\x02\x00" + kind
+    return "wamid." + base64.b64encode(inside + secrets.token_hex(size).upper().encode() + b"\x00").decode()
 
 
 def user_id_of(phone: str) -> str:

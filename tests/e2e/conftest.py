@@ -31,6 +31,7 @@ from sqlalchemy import text
 from config.settings import Settings, load_settings
 from ingress.system import Plan, System
 from ledger.database import transaction
+from ledger.entries import hashed_key
 from sandbox.children import Child
 from sandbox.forms import write_forms
 from sandbox.standins import controls
@@ -101,7 +102,8 @@ class Running:
 
     def opened_by(self, task_id: str) -> UUID | None:
         """Return the delivery that a foreign message opened."""
-        rows = self.sql("SELECT delivery_id FROM idempotency WHERE key = :key", key=f"origin:{task_id}")
+        key = hashed_key(self.app.ledger.vault, "origin", task_id)
+        rows = self.sql("SELECT delivery_id FROM idempotency WHERE key = :key", key=key)
         return rows[0][0] if rows else None
 
     def states(self, ids: Iterable[UUID]) -> Counter[str]:
@@ -175,11 +177,14 @@ class Running:
         """Return how often each delivery really took effect."""
         return sum((self.control[each].effects_per_key() for each in providers), Counter())
 
+    def metrics_page(self) -> str:
+        """Return the metrics page."""
+        with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=PATIENCE_S) as answer:
+            return str(answer.read().decode())
+
     def metric(self, name: str, **labels: str) -> float:
         """Return a sample of the metrics page; 0 where it is not there yet."""
-        with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=PATIENCE_S) as answer:
-            page = answer.read().decode()
-        samples = [each for family in text_string_to_metric_families(page) for each in family.samples]
+        samples = [each for family in text_string_to_metric_families(self.metrics_page()) for each in family.samples]
         return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
     def kill(self, name: str) -> None:

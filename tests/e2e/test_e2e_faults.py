@@ -232,6 +232,7 @@ def canaries(running):
         running.submit(
             "create_lead", nome=CANARY["name"], email=CANARY["address"], telefone=f"+{CANARY['phone']}",
             interesse="produto_a", observacoes=CANARY["text"], tags=[CANARY["text"]],
+            options={"key": f"lead-{CANARY['address']}"},
         ),
         running.submit("send_whatsapp", to=f"+{CANARY['phone']}", text=CANARY["text"]),
         running.submit("send_email", to=CANARY["address"], subject=CANARY["name"], text=CANARY["text"]),
@@ -328,6 +329,17 @@ def everything_inspect_tells(running):
     )
 
 
+def everything_over_rest(running, ids):
+    key = running.app.settings.bootstrap_key().get_secret_value()
+    pages = ["/v1/deliveries", *(f"/v1/deliveries/{each}" for each in ids)]
+    told = []
+    for page in pages:
+        request = Request(f"{running.system.url}{page}", headers={"Authorization": f"Bearer {key}"})
+        with urlopen(request, timeout=60) as answer:
+            told.append(answer.read().decode())
+    return "\n".join(told)
+
+
 def test_personal_data_shows_nowhere_but_in_the_sealed_ledger_and_at_the_providers(running):
     refused = running.metric("entrega_messages_rejected_total")
     running.control["crm"].plan({"status": 503, "times": 1, "match": "create_lead"})
@@ -344,6 +356,7 @@ def test_personal_data_shows_nowhere_but_in_the_sealed_ledger_and_at_the_provide
     found |= leaks("Redis", everything_in_redis(running.redis))
     found |= leaks("Postgres", everything_in_postgres(running))
     found |= leaks("Flower", everything_in_flower(running, [*foreign, *map(str, own)]))
+    found |= leaks("REST", everything_over_rest(running, own + opened)) | leaks("metrics", running.metrics_page())
 
     assert leaks("a message", base64.b64encode(json.dumps(["x", CANARY["address"]]).encode()).decode())
     assert {"worker1.log", "beat.log", "web.log", "flower.log", "postgres.log"} <= logs.keys()

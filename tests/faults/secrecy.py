@@ -1,6 +1,7 @@
 """Personal data in places where none may be: Redis and its files, logs, Flower, plain columns."""
 
 import base64
+import re
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -69,10 +70,14 @@ def _in_files(folder: Path) -> list[str]:
 
 def in_postgres(ground: Ground) -> list[str]:
     """Return the tables whose rows show a canary."""
-    forms = "|".join(_plain_forms(_EVERY))
+    forms, encoded = "|".join(_plain_forms(_EVERY)), "|".join(map(re.escape, _base64_forms(_EVERY)))
     tables = ground.sql("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
     counts = {
-        name: ground.sql(f'SELECT count(*) FROM "{name}" t WHERE lower(t::text) ~ :forms', forms=forms)[0][0]  # noqa: S608 - ours
+        name: ground.sql(
+            f'SELECT count(*) FROM "{name}" t WHERE lower(t::text) ~ :forms OR t::text ~ :encoded',  # noqa: S608 - ours
+            forms=forms,
+            encoded=encoded,
+        )[0][0]
         for (name,) in tables
     }
     return [f"{name}: {n} rows" for name, n in counts.items() if n]

@@ -1,5 +1,6 @@
 """What is hidden, what must stay readable, and that no text is slow."""
 
+import base64
 import time
 from datetime import UTC, datetime
 from uuid import UUID
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from delivery.redaction import mask_recipient, mask_text, mask_value
+from delivery.redaction import mask_recipient, mask_text, mask_value, names_a_person
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZ2VudCJ9.aW52ZW50YWRhLXNpZ25hdHVyZQxyz"
 OURS = "0193509d-7c1e-7000-8000-551199999000"
@@ -111,6 +112,47 @@ def test_documents_and_cards_are_hidden(text, masked):
 )
 def test_secrets_keep_their_ends_at_most(text, masked):
     assert mask_text(text) == masked
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "provider_id",
+    [
+        "wamid.HBgNNTUxMTk5OTk5MDAwMRUCABEYEjhBNEM5MDEyREZBMTIzNDU2NwA=",
+        "wamid.HBgRQlIuMTUwMjU3NjM5NDY1NTg0MxUC",
+        "ana.teste@exemplo.com.br",
+        "contact:+5511999990001",
+        encoded("to:5511999990001!"),
+        "msg-" + encoded("to:5511999990001!"),
+        "m:" + encoded("<ana.teste@exemplo.com.br>").rstrip("="),
+        base64.urlsafe_b64encode(b"\xff\xfe5511999990001\xff").decode(),
+    ],
+)
+def test_a_providers_id_that_holds_an_address_or_a_number_names_a_person(provider_id):
+    assert names_a_person(provider_id)
+
+
+@pytest.mark.parametrize(
+    "provider_id",
+    [
+        "LEAD-2026-000001",
+        "5511999990001",
+        "21345678901",
+        "0193e0a0-0000-7000-8000-000000000000",
+        "<0193e0a0-0000-7000-8000-000000000000@loja.example>",
+        "4bQKzT1Xq7z9rYx",
+        "gid://crm/Lead/4507894690012",
+        encoded("gid://crm/Lead/4507894690012"),
+        "q5-20020a05640210c500b0041b573e2654sm1234567edb.47",
+        "confirmed by event",
+        "",
+    ],
+)
+def test_a_providers_id_that_only_counts_names_nobody(provider_id):
+    assert not names_a_person(provider_id)
 
 
 @pytest.mark.parametrize(
