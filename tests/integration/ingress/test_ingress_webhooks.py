@@ -249,7 +249,7 @@ def test_while_the_ledger_is_away_the_provider_is_asked_to_repeat(web, app, ledg
     assert (post(web, GOOD), stored(sql)) == (200, 1)
 
 
-def test_without_a_secret_nothing_is_believed(web, app):
+def test_statement_54_without_a_secret_no_webhook_is_believed(web, app):
     app.settings = app.settings.model_copy(update={"whatsapp_app_secret": None})
     del app.accounts  # made from the settings of before
 

@@ -134,7 +134,7 @@ def test_an_id_that_nobody_has_is_not_found(shop, nothing):
     assert refused["error"]["code"] == "not_found"
 
 
-def test_another_producers_delivery_is_not_found(door, shop, archive):
+def test_statement_35_another_producers_delivery_is_not_found_by_an_agent(door, shop, archive):
     other = over_http(door.url, door.with_key("vizinha", "submit", "read").key)
     mine = shop.does("create_lead", LEAD | {"options": LATER})["id"]
 

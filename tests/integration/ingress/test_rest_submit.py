@@ -10,6 +10,7 @@ import requests
 from ledger.api_keys import ApiKeys
 from tests.integration.conftest import claim
 
+_REASON = {"reason": "não é meu"}
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
 WHATSAPP = {"to": "+5511999990001", "text": "Olá, Ana!"}
 EMAIL = {"to": "ana.teste@exemplo.com.br", "subject": "Teste", "text": "Olá!"}
@@ -51,7 +52,7 @@ def test_the_same_key_and_body_give_the_first_receipt_again(door):
     assert (again["id"], again["duplicate_of"]) == (first["id"], None)
 
 
-def test_the_same_key_with_another_body_is_a_conflict(door, archive):
+def test_statement_38_the_same_key_with_another_body_is_a_conflict(door, archive):
     door.post("/v1/leads", LEAD, headers={"Idempotency-Key": "k1"})
 
     answer = door.post("/v1/leads", LEAD | {"nome": "Bia Teste"}, headers={"Idempotency-Key": "k1"})
@@ -146,6 +147,34 @@ def test_another_producers_deliveries_do_not_exist(door):
     assert [(each.status_code, each.json()) for each in answers] == [(404, answers[2].json())] * 4
     assert mine.get("/v1/deliveries").json() == {"items": [], "next": None}
     assert door.get(f"/v1/deliveries/{id_}").status_code == 200
+
+
+def test_statement_35_no_route_tells_another_producers_delivery_from_one_that_does_not_exist(door):
+    mine, theirs = door.with_key("loja", "submit", "read"), door.with_key("outra", "submit", "read")
+    id_ = theirs.post("/v1/leads", LEAD).json()["id"]
+    routes = [
+        (method, path)
+        for path, methods in door.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        if "{delivery_id}" in path
+    ]
+
+    def answers(delivery):
+        asked = [mine.ask(method, path.format(delivery_id=delivery), json=_REASON) for method, path in routes]
+        return [(each.status_code, each.json()) for each in asked]
+
+    assert len(routes) > 5
+    assert answers(id_) == answers(uuid4())
+
+
+def test_statement_38_another_producers_key_is_no_repeat(door):
+    mine, theirs = door.with_key("loja", "submit"), door.with_key("outra", "submit")
+    body = LEAD | {"options": {"key": "k1"}}
+
+    answers = [each.post("/v1/leads", body) for each in (mine, theirs)]
+
+    assert [each.status_code for each in answers] == [202, 202]
+    assert len({each.json()["id"] for each in answers}) == 2
 
 
 def test_a_delivery_is_shown_masked_with_its_timeline(door, ledger):

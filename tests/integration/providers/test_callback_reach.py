@@ -116,7 +116,7 @@ def test_the_connection_goes_to_the_address_that_was_checked_and_keeps_the_name(
     assert names.asked == [NAME]
 
 
-def test_a_name_that_answers_differently_the_second_time_gains_nothing(serve):
+def test_statement_08_a_name_that_answers_differently_the_second_time_gains_nothing(serve):
     server, names = serve(), Names([["127.0.0.9"], ["127.0.0.1"]])  # nobody listens at the first
 
     with pytest.raises(Retryable):
@@ -129,7 +129,7 @@ def test_a_name_that_answers_differently_the_second_time_gains_nothing(serve):
 @pytest.mark.parametrize(
     "answers", [["127.0.0.1"], ["169.254.169.254"], [PUBLIC, "127.0.0.1"], ["10.0.0.1"], ["::ffff:127.0.0.1"], []]
 )
-def test_one_address_that_is_not_public_forbids_the_name_and_no_packet_leaves(serve, answers):
+def test_statement_07_one_address_that_is_not_public_forbids_the_name_and_no_packet_leaves(serve, answers):
     server = serve()
 
     with pytest.raises(Permanent, match="Unreachable") as caught:
@@ -163,7 +163,7 @@ def test_the_sandbox_reaches_nothing_but_this_machine_over_plain_http(serve):
         post(Names([["10.0.0.1"]]), serve())
 
 
-def test_a_redirect_to_another_place_is_not_followed(serve):
+def test_statement_11_a_redirect_to_another_place_is_not_followed(serve):
     server = serve()
 
     with pytest.raises(Permanent) as caught:
@@ -217,7 +217,7 @@ def test_the_certificate_is_checked_for_the_name_and_not_for_the_address(serve, 
     assert told == [NAME]
 
 
-def test_the_environment_gives_no_proxy(serve, monkeypatch):
+def test_statement_12_the_environment_gives_no_proxy(serve, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
 

@@ -437,7 +437,7 @@ def test_a_reset_on_a_reused_connection_is_not_sent_again(
     assert (server.connections, len(server.seen)) == (1, 2)
 
 
-def test_a_netrc_entry_does_not_replace_our_authorization(
+def test_statement_12_a_netrc_entry_does_not_replace_our_authorization(
     serve: Callable[..., FaultServer], client: HttpClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"

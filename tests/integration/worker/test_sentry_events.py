@@ -160,7 +160,7 @@ def test_a_failed_task_is_reported_without_its_arguments(sentry):
     assert set(events[0]["tags"]) == {"celery_task_id"}
 
 
-def test_an_event_that_cannot_be_masked_is_dropped():
+def test_statement_54_an_event_that_cannot_be_masked_is_dropped():
     class Unprintable:
         def __str__(self):
             raise ValueError(ADDRESS)

@@ -37,7 +37,7 @@ def test_an_address_of_the_internet_is_public(address):
 
 
 @pytest.mark.parametrize(("form", "address"), [(form, each) for form, some in REFUSED.items() for each in some])
-def test_every_other_form_of_address_is_refused(form, address):
+def test_statement_09_every_other_form_of_address_is_refused(form, address):
     assert not is_public(ip_address(address))
 
 
@@ -152,7 +152,7 @@ def test_a_public_https_url_is_accepted(url):
         ],
     ],
 )
-def test_what_is_no_public_https_url_is_refused_with_a_word(url, issue):
+def test_statement_10_what_is_no_public_https_url_is_refused_with_a_word(url, issue):
     assert url_issue(url, sandbox=False) == issue
 
 

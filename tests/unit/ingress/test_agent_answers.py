@@ -31,7 +31,7 @@ def delivery(**changes):
         ("x" * 400, "x" * (MOST_QUOTED - 1) + "…"),
     ],
 )
-def test_text_from_outside_is_one_short_visible_line_named_as_data(written, told):
+def test_statement_44_text_from_outside_is_one_short_visible_line_named_as_data(written, told):
     (found,) = quoted("reason", written)
 
     assert found.text == told

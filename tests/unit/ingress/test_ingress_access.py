@@ -125,7 +125,7 @@ def test_a_key_that_expires_while_it_is_trusted_is_refused(clock):
     assert refused(doorkeeper(shelf, clock), secret) == ("unknown_key", 401)
 
 
-def test_an_absent_ledger_lets_nobody_in(clock):
+def test_statement_54_an_absent_ledger_admits_no_key(clock):
     class Away:
         def find(self, key_hash):
             raise LedgerUnavailable("Postgres does not answer")

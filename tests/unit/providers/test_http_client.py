@@ -64,7 +64,7 @@ def test_cookies_of_one_answer_do_not_travel_with_the_next_request() -> None:
 
 @responses.activate
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_of_a_write_is_not_followed(status: int) -> None:
+def test_statement_11_a_redirect_of_a_write_is_not_followed(status: int) -> None:
     responses.post(URL, status=status, headers={"Location": "https://elsewhere.example.com/"})
 
     with pytest.raises(Permanent, match=f"answered {status}") as caught:

@@ -185,7 +185,7 @@ class _Unprintable:
         raise RuntimeError(ADDRESS)
 
 
-def test_a_record_that_cannot_be_masked_is_withheld(stream, lines):
+def test_statement_54_a_record_that_cannot_be_masked_is_withheld(stream, lines):
     configure_logging("json", "INFO", stream=stream)
 
     structlog.get_logger("entrega.test").error("told", email=ADDRESS, value=_Unprintable())

@@ -1,0 +1,41 @@
+"""Security statements that are proved by reading the tree.
+
+Every other statement is proved by a test that carries its number, next to the tests of the code it is about.
+"""
+
+import ast
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PRODUCT = ("client", "config", "delivery", "ingress", "ledger", "providers", "sandbox", "tasks", "worker")
+_TEMPLATE_ENGINES = {"chameleon", "django", "jinja2", "mako", "tornado.template"}
+
+
+def _product_modules():
+    return [(path, ast.parse(path.read_text())) for top in _PRODUCT for path in (_ROOT / top).rglob("*.py")]
+
+
+def _imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def _calls(tree):
+    return (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_statement_19_no_template_engine_sees_what_a_producer_writes():
+    used = {(path.name, name) for path, tree in _product_modules() for name in _imports(tree)}
+
+    assert not {each for each in used if each[1].startswith(tuple(_TEMPLATE_ENGINES))}
+
+
+def test_statement_20_nothing_evaluates_text_as_code():
+    names = {
+        (path.name, func.id) for path, tree in _product_modules() for func in _calls(tree) if isinstance(func, ast.Name)
+    }
+
+    assert not {each for each in names if each[1] in {"eval", "exec", "compile"}}
