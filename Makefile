@@ -7,6 +7,13 @@ READY := $(VENV)/.ready
 RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
 
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  || { echo "Entrega needs Python 3.11 or newer; name one: make venv PYTHON=python3.12" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+  || { echo "This Python cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check up faults attack bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start bench-submits outage requirements clean
 
@@ -15,16 +22,10 @@ help: ## Show this list
 
 venv: $(READY) ## Make .venv with everything in it; the command line is .venv/bin/entrega
 
+# One rule for both: exactly the packages of the file, each with its hash; nothing is resolved.
 $(READY): requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Entrega needs Python 3.11 or newer; name one: make venv PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
-	  || { echo "This Python cannot make virtual environments; on Debian install the package python3-venv" >&2; exit 1; }
-	@echo "Making $(VENV) (about a minute, once)"
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $(READY)
+	@$(CHECK_PYTHON)
+	@$(PYTHON) requirements/install.py $(VENV) requirements/dev.txt --project
 
 demo: $(READY) ## Run the main job and its worst days, in under a minute
 	@$(BIN)/entrega demo
@@ -48,10 +49,8 @@ attack: $(READY) ## Attack a running system in every known way, and show what ha
 	@$(BIN)/python -m tests.attacks.run $(ATTACK)
 
 $(RIVALS_READY): requirements/bench.txt
-	@echo "Making $(RIVALS) (about a minute, once)"
-	@$(PYTHON) -m venv --clear $(RIVALS)
-	@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	@touch $(RIVALS_READY)
+	@$(CHECK_PYTHON)
+	@$(PYTHON) requirements/install.py $(RIVALS) requirements/bench.txt
 
 bench: $(READY) $(RIVALS_READY) ## Measure us alone and beside our rivals; results under benchmarks/results (BENCH="--rounds 5")
 	@$(BIN)/python -m benchmarks.inbound
@@ -81,10 +80,9 @@ bench-start: $(READY) ## Measure how long help, a worker and the whole system ta
 outage: $(READY) ## Let the CRM answer 503 for a minute under load, and see all of it arrive within the limit
 	@ENTREGA_OUTAGE_S=60 $(BIN)/python -m pytest -q -s tests/e2e/test_e2e_outage.py
 
-requirements: $(READY) ## Pin the requirements anew, with hashes and without addresses (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U pyproject.toml -o requirements/runtime.txt
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U --extra dev pyproject.toml -o requirements/dev.txt
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -U requirements/bench.in -o requirements/bench.txt
+requirements: ## Write the requirements files anew from pyproject.toml; needs uv (UPGRADE=-U takes newer versions)
+	@$(CHECK_PYTHON)
+	@$(PYTHON) requirements/refresh.py $(UPGRADE)
 
 clean: ## Remove what make and the tests left behind; keeps the data folder .entrega
 	rm -rf $(VENV) $(RIVALS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage *.egg-info
