@@ -44,6 +44,16 @@ class MarkedYaml:
     root: yaml.Node | None
     problems: tuple[Problem, ...] = ()
 
+    def holds(self, path: Sequence[str | int]) -> bool:
+        """Tell whether the file itself has a key at `path`."""
+        node = self.root
+        for part in path:
+            step = _child(node, part)
+            if step is None:
+                return False
+            _, node = step
+        return True
+
     def line(self, path: Sequence[str | int]) -> int:
         """Return the line of the deepest part of `path` that the file holds; 1 when it holds none.
 

@@ -22,6 +22,7 @@ from config.services import SERVICES
 from config.spec import Spec
 from config.spec_operations import ErrorRule, FieldRule, LookUp, Operation, StatusRule, Timeouts, Wait
 from config.spec_sections import (
+    BREAKER_IS_OPEN,
     Authentication,
     Breaker,
     Cache,
@@ -30,12 +31,14 @@ from config.spec_sections import (
     RetryBudget,
     Rollback,
     Rollout,
+    TlsVersion,
     Window,
 )
 from config.spec_values import ERROR_CODES, Environment, Severity, Verdict
 from config.spec_webhook import Shape, Signature, Webhook
 
 __all__ = [
+    "BREAKER_IS_OPEN",
     "ERROR_CODES",
     "Authentication",
     "Breaker",
@@ -56,12 +59,14 @@ __all__ = [
     "SpecError",
     "StatusRule",
     "Timeouts",
+    "TlsVersion",
     "Verdict",
     "Wait",
     "Webhook",
     "Window",
     "load_specs",
     "read_spec",
+    "spec_files",
     "tuned",
 ]
 
@@ -123,8 +128,7 @@ def load_specs(folder: Path | None = None) -> Mapping[str, Spec]:
     Raises:
         SpecError: A form is wrong, two have the same name, or a service has none; names file, line and reason for each.
     """
-    place = folder or _INTEGRATIONS
-    files = sorted(place.glob("*.yaml"))
+    place, files = folder or _INTEGRATIONS, spec_files(folder)
     read = {file: _read(file) for file in files}
     problems = [each for _, found in read.values() for each in found]
     if not files:
@@ -142,6 +146,11 @@ def load_specs(folder: Path | None = None) -> Mapping[str, Spec]:
     if problems:
         raise SpecError(problems)
     return specs
+
+
+def spec_files(folder: Path | None = None) -> list[Path]:
+    """Return the files that `load_specs` reads."""
+    return sorted((folder or _INTEGRATIONS).glob("*.yaml"))
 
 
 def read_spec(path: Path) -> Spec:

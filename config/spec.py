@@ -32,7 +32,11 @@ from config.spec_sections import (
     Security,
 )
 from config.spec_values import (
+    CRM_AND_WHATSAPP,
     ERROR_CODES,
+    FOR_READERS,
+    NOT_USED,
+    WHATSAPP_ONLY,
     Day,
     Environment,
     Name,
@@ -97,14 +101,17 @@ class Spec(Section):
 
     name: Name
     adapter: Literal["crm_rest", "whatsapp_cloud", "smtp", "callback"]
-    system: Text
-    version: Text
-    owner: Text
-    updated: Day
-    overview: Overview
-    base_urls: Mapping[Environment, BaseUrl]
-    api_version: Annotated[str, StringConstraints(pattern=r"^v\d+(\.\d+)*$")] | None = None
-    documentation: Documentation
+    system: Annotated[Text, FOR_READERS]
+    version: Annotated[Text, FOR_READERS]
+    owner: Annotated[Text, FOR_READERS]
+    updated: Annotated[Day, FOR_READERS]
+    overview: Annotated[Overview, FOR_READERS]
+    base_urls: Annotated[Mapping[Environment, BaseUrl], CRM_AND_WHATSAPP]
+    api_version: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^v\d+(\.\d+)*$")] | None,
+        WHATSAPP_ONLY,
+    ] = None
+    documentation: Annotated[Documentation, FOR_READERS]
     authentication: Authentication
     limits: Limits
     worker_ceiling: Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,8}/[smh]$")]
@@ -115,15 +122,15 @@ class Spec(Section):
     breaker: Breaker
     retry_budget: RetryBudget
     fallback: Fallback
-    cache: Cache
-    metrics: Metrics
+    cache: Annotated[Cache, NOT_USED]
+    metrics: Annotated[Metrics, NOT_USED]
     alerts: Annotated[Mapping[Name, Alert], Field(min_length=1)]
-    redaction: Redaction
+    redaction: Annotated[Redaction, NOT_USED]
     security: Security
     variables: Annotated[tuple[Variable, ...], listed]
     rollout: Rollout
-    contacts: Annotated[tuple[Contact, ...], listed, Field(min_length=1)]
-    change_log: Annotated[tuple[Change, ...], listed, Field(min_length=1)]
+    contacts: Annotated[tuple[Contact, ...], listed, Field(min_length=1), FOR_READERS]
+    change_log: Annotated[tuple[Change, ...], listed, Field(min_length=1), FOR_READERS]
 
     @field_validator("name")
     @classmethod

@@ -10,12 +10,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from config.spec_values import (
+    CRM_AND_WHATSAPP,
+    CRM_ONLY,
+    FOR_READERS,
+    NOT_BY_SMTP,
+    NOT_USED,
+    SMTP_ONLY,
     STATUS_CLASSES,
     Count,
     ErrorCode,
     HeaderName,
     HeaderValue,
     Name,
+    NotUsed,
     Seconds,
     Section,
     Severity,
@@ -26,6 +33,8 @@ from config.spec_values import (
     Verdict,
 )
 
+# What becomes of a dead worker's delivery is the sweep's to decide; it reads `retries` and `alert`.
+_BY_THE_SWEEP = NotUsed(when=lambda path, _: "lease_lost" in path)
 _OURS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "host", "content-length"})
 
 
@@ -56,8 +65,8 @@ class Wait(Section):
             retry: Counted from 1.
         """
         growth = {"exponential": self.factor ** min(retry - 1, 60), "linear": float(retry), "fixed": 1.0}
-        seconds = self.first.total_seconds() * growth[self.shape]
-        return timedelta(seconds=min(seconds, self.longest.total_seconds()))
+        seconds, most = self.first.total_seconds() * growth[self.shape], self.longest.total_seconds()
+        return timedelta(seconds=min(seconds, most))
 
 
 class ErrorRule(Section):
@@ -72,11 +81,11 @@ class ErrorRule(Section):
     """
 
     retries: Annotated[int, Field(ge=0, le=50)]
-    wait: Wait
-    spent: Literal["park", "dead", "hold"]
-    breaker: bool = False
+    wait: Annotated[Wait, _BY_THE_SWEEP]
+    spent: Annotated[Literal["park", "dead", "hold"], _BY_THE_SWEEP]
+    breaker: Annotated[bool, _BY_THE_SWEEP] = False
     alert: Severity | None = None
-    alert_at: Literal["first", "spent"] = "spent"
+    alert_at: Annotated[Literal["first", "spent"], _BY_THE_SWEEP] = "spent"
 
 
 class StatusRule(Section):
@@ -110,7 +119,7 @@ class Timeouts(Section):
     connect_s: Annotated[float, Field(gt=0, le=60)]
     read_s: Annotated[float, Field(gt=0, le=600)]
     total_s: Annotated[float, Field(gt=0, le=900)]
-    final_reply_s: Annotated[float, Field(gt=0, le=900)] | None = None
+    final_reply_s: Annotated[Annotated[float, Field(gt=0, le=900)] | None, SMTP_ONLY] = None
 
     @model_validator(mode="after")
     def _total_is_the_longest(self) -> Self:
@@ -120,16 +129,16 @@ class Timeouts(Section):
 
 
 class FieldRule(Section):
-    """What one field of the body must look like; documents the API, and its `enum` is enforced at every door."""
+    """What one field of the body must look like, for the page; the `enum` of `interesse` is enforced at every door."""
 
-    type: Literal["string", "list", "object", "integer", "number", "boolean"] = "string"
-    required: bool = False
-    max_length: Count | None = None
-    max_items: Count | None = None
-    format: Text | None = None
-    enum: Texts | None = None
-    default: JsonValue = None
-    about: Text | None = None
+    type: Annotated[Literal["string", "list", "object", "integer", "number", "boolean"], NOT_USED] = "string"
+    required: Annotated[bool, NOT_USED] = False
+    max_length: Annotated[Count | None, NOT_USED] = None
+    max_items: Annotated[Count | None, NOT_USED] = None
+    format: Annotated[Text | None, NOT_USED] = None
+    enum: Annotated[Texts | None, NotUsed(when=lambda path, _: "interesse" not in path)] = None
+    default: Annotated[JsonValue, NOT_USED] = None
+    about: Annotated[Text | None, FOR_READERS] = None
 
 
 class LookUp(Section):
@@ -144,11 +153,11 @@ class LookUp(Section):
     """
 
     by: Literal["query", "webhook", "message_id"]
-    field: Text
-    method: Literal["GET", "POST"] = "GET"
-    path: Text | None = None
-    query: Mapping[Text, Text] = {}
-    items: Text | None = None
+    field: Annotated[Text, CRM_ONLY]
+    method: Annotated[Literal["GET", "POST"], CRM_ONLY] = "GET"
+    path: Annotated[Text | None, CRM_ONLY] = None
+    query: Annotated[Mapping[Text, Text], CRM_ONLY] = {}
+    items: Annotated[Text | None, CRM_ONLY] = None
     wait: Seconds = Field(timedelta(), validation_alias="wait_s")
 
     @model_validator(mode="after")
@@ -170,16 +179,16 @@ class Operation(Section):
         max_response_bytes: An answer is read no further than this.
     """
 
-    purpose: Text
+    purpose: Annotated[Text, FOR_READERS]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "SMTP"]
     path: Text
-    headers: Mapping[HeaderName, HeaderValue] = {}
+    headers: Annotated[Mapping[HeaderName, HeaderValue], NOT_BY_SMTP] = {}
     fields: Mapping[Text, FieldRule]
-    success_id: Text
-    success_shape: Mapping[Text, JsonValue] = {}
-    error_shape: Mapping[Text, JsonValue] = {}
-    statuses: Mapping[StatusKey, StatusRule]
-    idempotency_header: HeaderName | None = None
+    success_id: Annotated[Text, CRM_AND_WHATSAPP]
+    success_shape: Annotated[Mapping[Text, JsonValue], FOR_READERS] = {}
+    error_shape: Annotated[Mapping[Text, JsonValue], FOR_READERS] = {}
+    statuses: Annotated[Mapping[StatusKey, StatusRule], NOT_BY_SMTP]
+    idempotency_header: Annotated[HeaderName | None, CRM_ONLY] = None
     look_up: LookUp | None = None
     idempotent: bool
     on_uncertain: Literal["hold", "resend"]

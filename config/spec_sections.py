@@ -11,10 +11,16 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from config.spec_values import (
+    CRM_AND_WHATSAPP,
+    CRM_ONLY,
+    FOR_READERS,
+    NOT_BY_CALLBACKS,
+    NOT_USED,
     Count,
     Day,
     HeaderName,
     Name,
+    NotUsed,
     Ratio,
     Seconds,
     Section,
@@ -29,6 +35,8 @@ from config.spec_values import (
 
 _CRITICALITY = {"critica": "critical", "crítica": "critical", "alta": "high", "media": "medium", "média": "medium"}
 _CRITICALITY |= {"baixa": "low"}
+# The one measure of `alerts` that is looked at: the circuit breaker tells of itself.
+BREAKER_IS_OPEN = "breaker_is_open"
 _NEEDED_VARIABLES = {
     "oauth2_client_credentials": ("client_id", "client_secret"),
     "oauth2_refresh_token": ("client_id", "client_secret"),
@@ -37,6 +45,9 @@ _NEEDED_VARIABLES = {
     "smtp_login": ("user", "password"),
     "none": (),
 }
+
+
+TlsVersion = Literal["1.2", "1.3"]
 
 
 def _criticality(value: object) -> object:
@@ -92,13 +103,13 @@ class Credentials(Section):
         "smtp_login",
         "none",
     ]
-    header: HeaderName | None = None
-    format: Text | None = None
-    token_url: Annotated[Text, AfterValidator(known_variables)] | None = None
-    token_path: Text | None = None
-    scope: Text | None = None
-    token_life: Seconds | None = Field(None, validation_alias="token_life_s")
-    renewal: Renewal | None = None
+    header: Annotated[HeaderName | None, CRM_AND_WHATSAPP] = None
+    format: Annotated[Text | None, CRM_AND_WHATSAPP] = None
+    token_url: Annotated[Annotated[Text, AfterValidator(known_variables)] | None, CRM_ONLY] = None
+    token_path: Annotated[Text | None, CRM_ONLY] = None
+    scope: Annotated[Text | None, CRM_ONLY] = None
+    token_life: Annotated[Seconds | None, CRM_ONLY] = Field(None, validation_alias="token_life_s")
+    renewal: Annotated[Renewal | None, CRM_ONLY] = None
     variables: Mapping[Name, Variable] = {}
 
     @model_validator(mode="after")
@@ -134,13 +145,13 @@ class Probe(Section):
     """How `doctor` and the health check ask whether the API answers and takes our credentials, without side effects.
 
     Attributes:
-        every: Never more often than this; `every_s` in YAML.
+        every: About how often the health check asks, which itself comes once a minute; `every_s` in YAML.
     """
 
-    method: Literal["GET", "HEAD", "SMTP"]
-    path: Text
-    query: Mapping[Text, Text] = {}
-    every: Seconds = Field(validation_alias="every_s")
+    method: Annotated[Literal["GET", "HEAD", "SMTP"], CRM_AND_WHATSAPP]
+    path: Annotated[Text, CRM_AND_WHATSAPP]
+    query: Annotated[Mapping[Text, Text], CRM_AND_WHATSAPP] = {}
+    every: Annotated[Seconds, NOT_BY_CALLBACKS] = Field(validation_alias="every_s")
 
 
 class Window(Section):
@@ -163,8 +174,8 @@ class Excess(Section):
         retry_after_cap: A longer wait than this is not believed; `retry_after_cap_s` in YAML.
     """
 
-    signals: Texts
-    strategy: Text
+    signals: Annotated[Texts, FOR_READERS]
+    strategy: Annotated[Text, FOR_READERS]
     retry_after_cap: Seconds = Field(validation_alias="retry_after_cap_s")
 
 
@@ -218,7 +229,7 @@ class Limits(Section):
     per_recipient: Annotated[tuple[Window, ...], listed] = ()
     most_due: Count | None = None
     threads: Threads = Threads()
-    usage: Annotated[tuple[UsageHeader, ...], listed] = ()
+    usage: Annotated[tuple[UsageHeader, ...], listed, CRM_AND_WHATSAPP] = ()
     on_excess: Excess
 
     def windows(self) -> tuple[Window, ...]:
@@ -283,7 +294,7 @@ class Fallback(Section):
 
 
 class Cache(Section):
-    """Template section 6; `ttl` is `ttl_s` in YAML."""
+    """Template section 6, for the page: only tokens are cached. `ttl` is `ttl_s` in YAML."""
 
     backend: Literal["redis"]
     cached: Texts
@@ -294,7 +305,7 @@ class Cache(Section):
 
 
 class Metrics(Section):
-    """Template sections 7.1 and 7.2: what is measured and what a log line carries."""
+    """Template sections 7.1 and 7.2, for the page; what is measured and logged is fixed."""
 
     technical: Texts
     business: Texts
@@ -302,33 +313,37 @@ class Metrics(Section):
 
 
 class Alert(Section):
-    """One line of template section 7.3.
+    """One line of template section 7.3. What else alerts is in `errors`: each rule has an `alert` of its own.
 
     Attributes:
-        measure: What is watched, e.g. "error_ratio".
-        above: The alert fires when the measure is greater than this.
-        during: For how long; `during_s` in YAML; 0 means at once.
+        measure: "breaker_is_open" is told when the circuit breaker opens; no other measure is watched by this version.
+        above: For the page; an open breaker is told as it opens.
+        during: As `above`; `during_s` in YAML.
     """
 
-    measure: Name
-    above: Annotated[float, Field(ge=0)]
-    during: Seconds = Field(validation_alias="during_s")
+    measure: Annotated[Name, NotUsed(when=lambda _, alert: alert.measure != BREAKER_IS_OPEN)]
+    above: Annotated[float, Field(ge=0), NOT_USED]
+    during: Annotated[Seconds, NOT_USED] = Field(validation_alias="during_s")
     severity: Severity
     action: Text
 
 
 class Redaction(Section):
-    """Template section 8.1: fields whose values never reach a log, a metric or an error."""
+    """Template section 8.1, for the page: what is masked in logs, metrics and errors is `delivery.redaction`'s list."""
 
     fields: Texts
 
 
 class Security(Section):
-    """Template sections 8.2 and 8.3. Certificates are always checked: there is no field to switch it off."""
+    """Template sections 8.2 and 8.3. Certificates are always checked: there is no field to switch it off.
 
-    credentials: Text
-    rotation: Text
-    minimum_tls: Literal["1.2", "1.3"]
+    Attributes:
+        minimum_tls: No older version is spoken with the provider or its token endpoint.
+    """
+
+    credentials: Annotated[Text, FOR_READERS]
+    rotation: Annotated[Text, FOR_READERS]
+    minimum_tls: TlsVersion
 
 
 class Rollback(Section):

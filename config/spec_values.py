@@ -5,9 +5,10 @@ rather than guessed at.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -52,6 +53,34 @@ class Section(BaseModel):
 
     # A duration has two names: `first` (a timedelta) in code, `first_s` (seconds) in YAML; see `config.policy`.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, validate_by_name=True)
+
+
+@dataclass(frozen=True)
+class ForReaders:
+    """Marks prose: it stands on the page that `entrega spec doc` makes, and decides nothing."""
+
+
+@dataclass(frozen=True)
+class NotUsed:
+    """Marks a key that has no effect in this version; `entrega spec check` says so where a spec has it.
+
+    Attributes:
+        by: The adapters that do not use it; all of them when empty.
+        when: Tells from the names above it and its section whether it has no effect there; None: nowhere has it one.
+    """
+
+    by: tuple[str, ...] = ()
+    when: Callable[[Sequence[str | int], Any], bool] | None = None
+
+
+FOR_READERS = ForReaders()
+NOT_USED = NotUsed()
+CRM_ONLY = NotUsed(by=("whatsapp_cloud", "smtp", "callback"))
+WHATSAPP_ONLY = NotUsed(by=("crm_rest", "smtp", "callback"))
+SMTP_ONLY = NotUsed(by=("crm_rest", "whatsapp_cloud", "callback"))
+CRM_AND_WHATSAPP = NotUsed(by=("smtp", "callback"))
+NOT_BY_SMTP = NotUsed(by=("smtp",))
+NOT_BY_CALLBACKS = NotUsed(by=("callback",))
 
 
 def _seconds(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from config.spec_values import Count, HeaderName, Seconds, Section, Text, Texts, Variable, listed
+from config.spec_values import WHATSAPP_ONLY, Count, HeaderName, Seconds, Section, Text, Texts, Variable, listed
 
 Network = IPv4Network | IPv6Network
 
@@ -77,7 +77,7 @@ class Webhook(Section):
     verify_token: Variable | None = None
     networks: Annotated[tuple[Annotated[Network, BeforeValidator(_network)], ...], listed] = ()
     max_bytes: Count
-    window: Seconds | None = Field(None, validation_alias="window_s")
-    opt_out: Texts = ()
-    opt_in: Texts = ()
+    window: Annotated[Seconds | None, WHATSAPP_ONLY] = Field(None, validation_alias="window_s")
+    opt_out: Annotated[Texts, WHATSAPP_ONLY] = ()
+    opt_in: Annotated[Texts, WHATSAPP_ONLY] = ()
     shape: Shape | None = None

@@ -1,10 +1,17 @@
 """When an operator must hear of an attempt's end, and what to tell. Pure: policy in, words out."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from config.policy import Severity, Spec
+from config.policy import BREAKER_IS_OPEN, Severity, Spec
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Settlement
+
+# The code of the alert about an open breaker, and of what it turns back.
+BREAKER_OPEN = "breaker_open"
+# Of the alerts about what died without one of its own.
+LEASE_LOST, DEAD_LETTERS = "lease_lost", "dead_letters"
+_POISON = "poison"
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,43 @@ def alert_for(settlement: Settlement, spec: Spec) -> Alert | None:
         return None
     step = _next_step(outcome, order.account)
     return Alert(rule.alert, order.account, order.command.service, outcome.code, outcome.reason, step)
+
+
+def alert_for_breaker(account: str, spec: Spec, *, failures: int, calls: int) -> Alert | None:
+    """Return what an operator must know when the circuit breaker of an account has opened; None for a silent spec.
+
+    Args:
+        failures: Of the calls that decided it.
+    """
+    for each in spec.alerts.values():
+        if each.measure == BREAKER_IS_OPEN:
+            reason = f"its circuit breaker opened: {failures} of {calls} calls failed; its deliveries wait"
+            return Alert(
+                each.severity, account, spec.name, BREAKER_OPEN, reason, f"{each.action}; entrega breaker list"
+            )
+    return None
+
+
+def alerts_for_dead(account: str, spec: Spec, dead: Mapping[str, int]) -> Iterator[Alert]:
+    """Yield what an operator must know of deliveries that died, where the end of no attempt told it.
+
+    Args:
+        dead: How many died lately, by code; "poison" are those whose workers died in every attempt.
+    """
+    lost, severity = dead.get(_POISON, 0), spec.rule(LEASE_LOST).alert
+    if lost and severity is not None:
+        reason = f"the worker died in every attempt of deliveries of this account ({lost})"
+        step = f"entrega dead-letters list --account {account} --code {_POISON}"
+        yield Alert(severity, account, spec.name, LEASE_LOST, reason, step)
+    silent = {code: n for code, n in dead.items() if code != _POISON and _is_silent(spec, code)}
+    if silent:
+        reason = "deliveries became dead letters: " + ", ".join(f"{code} {n}" for code, n in sorted(silent.items()))
+        yield Alert("P2", account, spec.name, DEAD_LETTERS, reason, f"entrega dead-letters list --account {account}")
+
+
+def _is_silent(spec: Spec, code: str) -> bool:
+    rule = spec.errors.get(code)
+    return rule is None or rule.alert is None
 
 
 def _is_turned_back(outcome: Outcome) -> bool:

@@ -148,8 +148,8 @@ _RECEIPTS: Mapping[str, tuple[str, str, str]] = {
     ),
     "dead": (
         "ask_operator",
-        "Não conseguimos concluir o seu pedido; a nossa equipe foi avisada.",
-        "We could not carry out your request; our team has been told.",
+        "Não conseguimos concluir o seu pedido; ele está na lista da nossa equipe.",
+        "We could not carry out your request; it is on our team's list.",
     ),
     "canceled": ("none", "O pedido foi cancelado.", "The request was canceled."),
     "expired": (

@@ -10,7 +10,7 @@ import typer
 from ingress.shell import NOT_WELL, REFUSED, WRONG_USE, Json, fail, print_json
 
 if TYPE_CHECKING:
-    from config.policy import Spec
+    from config.policy import Problem, Spec
     from config.settings import Settings
 
 forms = typer.Typer(help="Integration forms: check, show, begin, print as a page.", no_args_is_help=True)
@@ -24,29 +24,45 @@ def check(
     files: Annotated[list[Path] | None, typer.Argument(help="Forms; those in use when left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check forms; each problem is told with file, line and reason.
+    """Check forms; each problem is told with file, line and reason, and so is each key that this version does not use.
 
     Example: entrega spec check config/integrations/crm.yaml
     """
-    from config.policy import SpecError, load_specs, read_spec
+    from config.policy import SpecError, load_specs, read_spec, spec_files
     from config.settings import load_settings
+    from config.unused import unused_keys
+
+    folder = None if files else load_settings().entrega_integrations
+    good, problems, unused = list[str](), list["Problem"](), list["Problem"]()
+    for each in files or spec_files(folder):
+        try:
+            spec = read_spec(each)
+        except SpecError as err:
+            problems += err.problems
+        else:
+            good.append(spec.name)
+            unused += unused_keys(each, spec)
+    if not files and not problems:
+        try:
+            load_specs(folder)  # all of them together
+        except SpecError as err:
+            problems += err.problems
+    _say_checked(good, problems, unused, as_json=as_json)
+    raise typer.Exit(NOT_WELL if problems else 0)
+
+
+def _say_checked(
+    good: Sequence[str], problems: Sequence["Problem"], unused: Sequence["Problem"], *, as_json: bool
+) -> None:
     from ingress.printing import say
 
-    good, problems = list[str](), list[str | dict[str, object]]()
-    wanted: Sequence[Path | None] = files or [None]
-    for each in wanted:
-        try:
-            found = [read_spec(each)] if each else list(load_specs(load_settings().entrega_integrations).values())
-            good += [one.name for one in found]
-        except SpecError as err:
-            problems += [_told(one.file, one.line, one.reason, as_json=as_json) for one in err.problems]
     if as_json:
-        print_json({"well": good, "problems": problems})
-    else:
-        for problem in problems:
-            say(str(problem))
-        say(f"{len(good)} forms are well" + (f": {', '.join(good)}." if good else "."))
-    raise typer.Exit(NOT_WELL if problems else 0)
+        found = {"problems": problems, "not_used": unused}
+        print_json({"well": good} | {name: [_facts(each) for each in listed] for name, listed in found.items()})
+        return
+    for each in (*unused, *problems):
+        say(str(each))
+    say(f"{len(good)} forms are well" + (f": {', '.join(good)}." if good else "."))
 
 
 @forms.command("show")
@@ -132,8 +148,8 @@ def _found(name: str, settings: "Settings") -> "Spec":
     return tuned(specs[name], timeout_s=settings.crm_timeout, most_retries=settings.crm_max_retries)
 
 
-def _told(file: Path, line: int, reason: str, *, as_json: bool) -> str | dict[str, object]:
-    return {"file": str(file), "line": line, "reason": reason} if as_json else f"{file}:{line}: {reason}"
+def _facts(problem: "Problem") -> dict[str, object]:
+    return {"file": str(problem.file), "line": problem.line, "reason": problem.reason}
 
 
 def _write(file: Path, text: str) -> None:

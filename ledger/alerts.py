@@ -22,6 +22,13 @@ _RAISE = text("""
      WHERE a.last_at <= now() - :quiet_s * interval '1 second'
     RETURNING account
 """)
+# Callbacks are told to their producers' operators by `entrega callbacks list`; nobody here can mend a host of theirs.
+_DIED = text("""
+    SELECT account, coalesce(code, 'unknown') AS code, count(*) AS n FROM deliveries
+    WHERE state = 'dead' AND settled_at > now() - :within_s * interval '1 second' AND kind <> 'callback'
+    GROUP BY 1, 2 ORDER BY 1, 2
+""")
+_END = text("DELETE FROM alerts WHERE account = :account AND code = :code")
 _OPEN = text("""
     SELECT a.account, a.code, a.severity, a.reason, a.next_step, a.first_at, a.last_at
     FROM alerts a LEFT JOIN accounts h ON h.name = a.account AND h.held_code = a.code
@@ -52,6 +59,15 @@ class OpenAlert:
 
 
 @dataclass(frozen=True)
+class Died:
+    """Deliveries of one account that became dead letters for one reason."""
+
+    account: str
+    code: str
+    n: int
+
+
+@dataclass(frozen=True)
 class Alerts:
     """What operators were told. `ledger.operating.Desk.resume` ends the alerts of an account."""
 
@@ -65,6 +81,20 @@ class Alerts:
         """
         with transaction(self.engine) as connection:
             return keep(connection, alert, quiet=quiet)
+
+    def died(self, *, within: timedelta) -> list[Died]:
+        """Return what became a dead letter lately, by account and code; callbacks excepted."""
+        with transaction(self.engine) as connection:
+            return [Died(*row) for row in connection.execute(_DIED, {"within_s": within.total_seconds()})]
+
+    def end(self, account: str, code: str) -> None:
+        """Forget an alert whose cause is over.
+
+        Raises:
+            LedgerUnavailable: It stands for up to an hour more.
+        """
+        with transaction(self.engine) as connection:
+            connection.execute(_END, {"account": account, "code": code})
 
     def open(self) -> list[OpenAlert]:
         """Return what still stands, most urgent first."""

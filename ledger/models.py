@@ -121,6 +121,7 @@ Index(
     deliveries.c.id,
     postgresql_where=text("state in ('dead', 'held')"),
 )
+Index("ix_deliveries_died", deliveries.c.settled_at, postgresql_where=text("state = 'dead'"))
 Index("ix_deliveries_same", deliveries.c.person, deliveries.c.content, deliveries.c.id)
 Index("ix_deliveries_producer", deliveries.c.producer, deliveries.c.id)
 Index("ix_deliveries_replay", deliveries.c.replay, postgresql_where=text("replay is not null"))

@@ -10,8 +10,9 @@ import io
 import math
 import re
 import socket
+import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +21,9 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NameResolutionError, SSLError
 
+from config.policy import TlsVersion
+
+TLS_VERSIONS: Mapping[TlsVersion, ssl.TLSVersion] = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # Servers and gateways commonly close connections after 30 to 60 s without a word; a request that meets such a close
 # cannot be told from one that was carried out. (Source: advice in urllib3 and gateway manuals, read 2026-11-22.)
 _IDLE_S = 25.0

@@ -29,9 +29,9 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationValueError
 
-from config.policy import Timeouts, Verdict
+from config.policy import Timeouts, TlsVersion, Verdict
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
-from providers.connections import HandshakeFailed, Pool, Reach, SecurePool, call_ends_at
+from providers.connections import TLS_VERSIONS, HandshakeFailed, Pool, Reach, SecurePool, call_ends_at
 from providers.retry_after import parse_retry_after
 
 _CHUNK = 16_384
@@ -106,6 +106,7 @@ class HttpClient:
     Args:
         pool_size: Connections kept per host: as many as threads call at once.
         ca_file: Trust these authorities instead of the public ones.
+        minimum_tls: No older version is spoken.
         user_agent: How we introduce ourselves.
         reach: Resolves names in place of the operating system and raises `Unreachable`; the connection goes to an
             address that it returned and to no other, while Host, SNI and certificate keep the name. For URLs that
@@ -117,12 +118,13 @@ class HttpClient:
         *,
         pool_size: int = 32,
         ca_file: Path | None = None,
+        minimum_tls: TlsVersion = "1.2",
         user_agent: str = "entrega",
         reach: Reach | None = None,
     ) -> None:
         # No `requests.Session`: what it adds must not happen here. It reads proxies and .netrc, keeps cookies across
         # accounts and follows redirects; and it takes a fifth of a call's CPU.
-        self._adapter = _Adapter(_trust(ca_file), pool_size, reach)
+        self._adapter = _Adapter(_trust(ca_file, minimum_tls), pool_size, reach)
         self._headers = {
             "User-Agent": user_agent,
             "Accept-Encoding": "gzip",
@@ -280,9 +282,9 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
             yield from _chain(inner)
 
 
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
+def _trust(ca_file: Path | None, minimum_tls: TlsVersion) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=ca_file or DEFAULT_CA_BUNDLE_PATH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = TLS_VERSIONS[minimum_tls]
     return context
 
 

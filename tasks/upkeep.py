@@ -20,6 +20,7 @@ from ledger.fallbacks import Fallbacks
 from ledger.operating import Desk
 from ledger.replays import Replays
 from tasks.app import app
+from tasks.dead_letters import tell
 from tasks.rollouts import give_time, watch
 
 if TYPE_CHECKING:
@@ -153,10 +154,14 @@ def confirm(self: UpkeepTask) -> None:
 
 @app.task(name="health", bind=True, shared=False, base=UpkeepTask)
 def health(self: UpkeepTask) -> None:
-    """Judge the rollouts, probe every account without side effects, and keep what was found."""
+    """Judge the rollouts, tell of what died, probe every account without side effects, and keep what was found."""
     watch(self.app)
+    tell(self.app)
     desk = Desk(self.app.database, actor="health")
     for account, provider in self.app.engine.providers.items():
+        spec = self.app.specs[account.partition(":")[0]]
+        if not desk.begin_tick(f"probe {account}", every=spec.probe.every):
+            continue
         try:
             note, code = provider.probe(), "ok"
         except ProviderError as err:

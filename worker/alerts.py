@@ -6,18 +6,22 @@ What stands open is kept in the ledger. While it is away each process tells for 
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from logging import ERROR, WARNING
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from config.policy import Spec
-from delivery.alerts import Alert, alert_for
+from delivery.alerts import BREAKER_OPEN, Alert, alert_for, alert_for_breaker
 from delivery.errors import LedgerUnavailable
 from delivery.ports import Settlement
 from worker.metrics import Recorder
 from worker.sentry import report_alert
+
+if TYPE_CHECKING:
+    from worker.breaker import Changed
 
 # Source of both: our own choice. The first is how often an operator hears of one fault; the second spares the ledger
 # while thousands of deliveries fail in the same way, and is short because a resumed account may fail again at once.
@@ -30,6 +34,10 @@ class AlertBook(Protocol):
 
     def record(self, alert: Alert, *, quiet: timedelta) -> bool:
         """Keep an alert as open; False when somebody told the same within `quiet`."""
+        ...
+
+    def end(self, account: str, code: str) -> None:
+        """Forget an alert whose cause is over."""
         ...
 
 
@@ -79,6 +87,17 @@ class Alarm:
         """Tell an operator of this if nobody did a moment ago."""
         if self._is_due(alert) and self._is_new(alert):
             announce(alert, self._recorder, report=self._report, log=self._log)
+
+    def breaker_changed(self, change: "Changed") -> None:
+        """Tell an operator of a circuit breaker that opened, and forget it once it has closed."""
+        if change.after == "closed":
+            with suppress(LedgerUnavailable):  # it ends after an hour
+                self._book.end(change.account, BREAKER_OPEN)
+        elif change.after == "open":
+            spec = self._specs[change.account.partition(":")[0]]
+            alert = alert_for_breaker(change.account, spec, failures=change.failures, calls=change.calls)
+            if alert is not None:
+                self.tell(alert)
 
     def _is_due(self, alert: Alert) -> bool:
         now, name = self._clock(), (alert.account, alert.code)

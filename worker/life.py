@@ -19,6 +19,7 @@ from delivery.alerts import Alert
 from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.schema import check_schema
 from tasks.commands import message_refused
+from tasks.dead_letters import died
 from tasks.logs import configure_logging
 from tasks.rollouts import rolled_back
 from tasks.transport import be_patient
@@ -93,8 +94,9 @@ def _hear(recorder: Callable[[], Recorder]) -> None:
     def _refused(reason: str = "", **_: Any) -> None:
         recorder().message_rejected(reason=reason)
 
+    @died.connect(weak=False)
     @rolled_back.connect(weak=False)
-    def _rolled_back(alert: Alert, **_: Any) -> None:
+    def _alerted(alert: Alert, **_: Any) -> None:
         announce(alert, recorder())
 
 

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.policy import Authentication, Spec, Timeouts
+from config.policy import Authentication, Spec, Timeouts, TlsVersion
 from config.settings import Settings
 from delivery.engine import Engine
 from delivery.errors import Permanent
@@ -53,7 +53,7 @@ class _Parts:
 
     account: str
     settings: Settings
-    http: HttpClient
+    http: Mapping[TlsVersion, HttpClient]
     redis: Redis | None
     token_key: bytes
     stored: PostgresCredentials
@@ -72,7 +72,8 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     redis = shared_memory(app.settings)
     stored = PostgresCredentials(app.database, app.ledger.vault)
     threads = app.conf.worker_concurrency + LANE_THREADS
-    http = HttpClient(pool_size=threads)
+    oldest = {each.security.minimum_tls for each in app.specs.values()}
+    http = {each: HttpClient(pool_size=threads, minimum_tls=each) for each in oldest}
     common = _Parts("", app.settings, http, redis, token_key, stored, recorder, app.ledger.endpoints, threads)
     alarm = Alarm(specs=app.specs, book=Alerts(app.database), recorder=recorder)
     providers = Providers(
@@ -88,7 +89,7 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     # what the limiter grants is not taken back, so it is the pacer, asked last.
     gates = (
         RolloutGate(app.specs, Rollouts(app.database, actor=worker).standing),
-        BreakerGate(app.specs, redis),
+        BreakerGate(app.specs, redis, changed=alarm.breaker_changed),
         RetryBudgetGate(app.specs, redis),
     )
     pacer = shared_limiter(app, redis)
@@ -126,7 +127,12 @@ def _provider(parts: _Parts, spec: Spec) -> Provider:
 
 def _crm_rest(parts: _Parts, spec: Spec) -> Provider:
     base_url = spec.base_url(parts.settings.entrega_env, parts.settings.urls())
-    return CrmRest(spec=spec, base_url=base_url, credentials=_crm_credentials(parts, spec), http=parts.http)
+    return CrmRest(
+        spec=spec,
+        base_url=base_url,
+        credentials=_crm_credentials(parts, spec),
+        http=parts.http[spec.security.minimum_tls],
+    )
 
 
 def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
@@ -138,7 +144,7 @@ def _crm_credentials(parts: _Parts, spec: Spec) -> Credentials:
     return TokenSource(
         credentials=us,
         shelf=_shelf(parts, spec, us),
-        http=parts.http,
+        http=parts.http[spec.security.minimum_tls],
         timeouts=_token_timeouts(spec.operations["create_lead"].timeouts),
         margin=auth.renewal.margin,
         renewed=lambda: parts.recorder.token_renewed(service=spec.name),
@@ -176,7 +182,7 @@ def _whatsapp_cloud(parts: _Parts, spec: Spec) -> Provider:
         base_url=spec.base_url(settings.entrega_env, settings.urls()),
         phone_number_id=settings.whatsapp_phone_number_id or "",
         token=settings.whatsapp_access_token or "",
-        http=parts.http,
+        http=parts.http[spec.security.minimum_tls],
     )
 
 
@@ -197,7 +203,8 @@ def _smtp(parts: _Parts, spec: Spec) -> Provider:
 def _callback(parts: _Parts, spec: Spec) -> Provider:
     # Not the session of the others: this one goes where producers say, and nowhere else than that is safe.
     reach = PublicReach(sandbox=parts.settings.entrega_env == "sandbox")
-    return CallbackSender(spec=spec, endpoints=parts.endpoints, http=HttpClient(pool_size=parts.threads, reach=reach))
+    http = HttpClient(pool_size=parts.threads, reach=reach, minimum_tls=spec.security.minimum_tls)
+    return CallbackSender(spec=spec, endpoints=parts.endpoints, http=http)
 
 
 _ADAPTERS: Mapping[str, Callable[[_Parts, Spec], Provider]] = {

@@ -13,6 +13,7 @@ from delivery.commands import SendEmail
 from delivery.errors import Ambiguous, Permanent
 from delivery.outcomes import Receipt
 from delivery.ports import Order, Wire
+from providers.connections import TLS_VERSIONS
 from providers.smtp.message import Letter, ascii_address, compose
 from providers.smtp.replies import Reply
 from providers.smtp.session import Route, Session
@@ -52,7 +53,7 @@ class Smtp:
         """Keep the settings; connect to nothing.
 
         Args:
-            spec: Gives the time-outs and the most that the server may say.
+            spec: Gives the time-outs, the most that the server may say and the oldest TLS version.
             host: Name of the server; its certificate must carry this name.
             port: 465 with `use_ssl`, else 587.
             user: Empty when the server wants no login.
@@ -74,7 +75,7 @@ class Smtp:
             user=user,
             password=password,
             use_ssl=use_ssl,
-            context=_verifying(ssl_context),
+            context=_verifying(ssl_context, TLS_VERSIONS[spec.security.minimum_tls]),
             clear_to_loopback=environment == "sandbox",
             helo=local_hostname or from_email.rpartition("@")[2],
             connect_s=times.connect_s,
@@ -170,10 +171,10 @@ def _receipt(letter: Letter, reply: Reply, accepted: int) -> Receipt:
     return Receipt(first.group(1) if first else letter.message_id, counts)
 
 
-def _verifying(context: ssl.SSLContext | None) -> ssl.SSLContext:
+def _verifying(context: ssl.SSLContext | None, minimum: ssl.TLSVersion) -> ssl.SSLContext:
     # smtplib's own default verifies neither certificate nor name, so the context is always ours.
     context = context or ssl.create_default_context()
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise ValueError("the TLS context must verify the certificate and the host name")
-    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    context.minimum_version = max(context.minimum_version, minimum)
     return context

@@ -33,6 +33,14 @@ def test_of_all_workers_one_tells(alerts):
     assert sorted(found) == [False] * 15 + [True]
 
 
+def test_what_is_over_is_forgotten(alerts):
+    alerts.record(ALERT, quiet=QUIET)
+
+    alerts.end(ALERT.account, ALERT.code)
+
+    assert (alerts.open(), alerts.record(ALERT, quiet=QUIET)) == ([], True)
+
+
 def test_it_is_told_again_after_a_while_and_stands_since_the_first_time(alerts, sql):
     alerts.record(ALERT, quiet=QUIET)
     sql("UPDATE alerts SET first_at = first_at - interval '11 minutes', last_at = last_at - interval '11 minutes'")

@@ -87,7 +87,8 @@ def test_refused_calls_take_it_back_and_tell_why_and_what_to_do(rollouts, ledger
     assert [(each.severity, each.code, each.reason, each.next_step) for each in heard] == [
         ("P1", "rollback", why, step)
     ]
-    assert [(each.account, each.next_step) for each in Alerts(database).open()] == [(CRM, step)]
+    standing = [(each.account, each.next_step) for each in Alerts(database).open() if each.code == "rollback"]
+    assert standing == [(CRM, step)]
 
 
 def test_slow_calls_take_it_back_as_well(rollouts, ledger, sql, heard):

@@ -48,8 +48,10 @@ class Doors:
 class Api:
     def __init__(self, fault=None):
         self.fault = fault
+        self.probes = 0
 
     def probe(self):
+        self.probes += 1
         if self.fault:
             raise self.fault
         return "token accepted"
@@ -218,6 +220,20 @@ def test_hints_under_way_take_up_room_so_that_any_number_of_beats_does_no_harm(v
         task.run()
 
     assert voice.sent == ids[:3]
+
+
+def test_health_asks_an_account_no_more_often_than_its_spec_says(voice, monkeypatch, sql):
+    crm, email = Api(), Api()
+    providers = {"crm:default": crm, "email:default": email}
+    monkeypatch.setitem(app.__dict__, "engine", SimpleNamespace(providers=providers))
+
+    health.run()
+    sql("UPDATE ticks SET at = at - interval '60 seconds'")
+    health.run()
+    sql("UPDATE ticks SET at = at - interval '240 seconds'")
+    health.run()
+
+    assert (crm.probes, email.probes) == (3, 2)  # every 60 s and every 300 s
 
 
 def test_health_goes_on_past_an_account_whose_adapter_is_broken(voice, archive, monkeypatch):

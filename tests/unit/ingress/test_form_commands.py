@@ -31,10 +31,19 @@ def run(tmp_path, monkeypatch):
 def test_the_forms_in_use_are_well(run):
     done = run("check", "--json")
 
-    assert (done.exit_code, json.loads(done.stdout)) == (
-        0,
-        {"well": ["callback", "crm", "email", "whatsapp"], "problems": []},
-    )
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["well"], told["problems"]) == (0, ["callback", "crm", "email", "whatsapp"], [])
+
+
+def test_what_a_form_holds_and_this_version_does_not_use_is_told_key_by_key(run):
+    lines = run("check", str(SHIPPED / "crm.yaml")).stdout.replace("\n", " ")
+
+    told = re.findall(r"crm\.yaml: ?(\d+): ([\w.*]+): not used by this version", lines)
+    assert {"cache", "metrics", "redaction", "alerts.slow_response.measure"} <= {name for _, name in told}
+    assert "operations.create_lead.fields.*.max_length" in {name for _, name in told}
+    assert {name for _, name in told} & {"breaker", "limits", "alerts.breaker_open.measure", "probe.every_s"} == set()
+    line = int(next(number for number, name in told if name == "cache"))
+    assert (SHIPPED / "crm.yaml").read_text().splitlines()[line - 1] == "cache:"
 
 
 def test_a_wrong_form_is_told_with_file_line_and_reason(run, tmp_path):

@@ -13,6 +13,7 @@ from delivery.ids import new_id
 from delivery.outcomes import Receipt, Rejected, Succeeded
 from delivery.ports import Claimed, Order, Settlement
 from worker.alerts import Alarm
+from worker.breaker import Changed
 from worker.metrics import PrometheusRecorder, render_metrics
 
 LEAD = CreateLead(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse="produto_a")
@@ -33,6 +34,10 @@ class Book:
         new = (alert.account, alert.code) not in self.told
         self.told.add((alert.account, alert.code))
         return new
+
+    def end(self, account, code):
+        {False: lambda: None, True: self._fail}[self.away]()
+        self.told.discard((account, code))
 
     def _fail(self):
         raise LedgerUnavailable("away")
@@ -138,3 +143,34 @@ def test_a_notice_is_a_warning():
     world.alarm().hear(ended(Rejected("template_unusable", "paused")))
 
     assert world.lines[0][0] == WARNING
+
+
+def breaker(after, account="crm:default"):
+    return Changed(account, "create_lead", "closed", after, failures=7, calls=10, shared=True)
+
+
+def test_a_breaker_that_opens_is_a_p0_and_is_over_when_it_closes():
+    world = World()
+    alarm = world.alarm()
+
+    alarm.breaker_changed(breaker("open"))
+    open_alerts = set(world.book.told)
+    alarm.breaker_changed(breaker("half-open"))
+    alarm.breaker_changed(breaker("closed"))
+
+    assert [(each[2]["severity"], each[2]["code"], each[2]["reason"]) for each in world.lines] == [
+        ("P0", "breaker_open", "its circuit breaker opened: 7 of 10 calls failed; its deliveries wait")
+    ]
+    assert (open_alerts, world.book.told) == ({("crm:default", "breaker_open")}, set())
+
+
+def test_a_breaker_of_a_producers_host_wakes_no_operator():
+    world = World()
+
+    world.alarm().breaker_changed(breaker("open", account="callback:loja.exemplo.com.br"))
+
+    assert world.lines == []
+
+
+def test_a_breaker_that_closes_while_the_ledger_is_away_stops_nothing():
+    World(away=True).alarm().breaker_changed(breaker("closed"))
