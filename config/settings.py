@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from config.api_key_text import LEAST_BOOTSTRAP, new_api_key
 from config.kept_text import kept_text
 from config.master_keys import ADVICE, decoded_keys, kept_keys
+from config.retention import Periods, periods_of
 from config.running import announced
 
 _SMTPS_PORT, _SUBMISSION_PORT = 465, 587  # Source: RFC 8314 section 3.3 and RFC 6409 section 3.1, read 2026-11-22
@@ -107,6 +108,7 @@ class Settings(BaseSettings):
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
         entrega_standins: The providers are stand-ins: deliveries accepted now never go to real ones. Sandbox only.
         entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
+        entrega_keep: Days that ended deliveries, events and records stay; see `config.retention`.
         entrega_failpoints: Let a worker be ended or deceived at named points, as the fault suite orders; sandbox only.
         crm_timeout: Seconds; None leaves the CRM's form in force.
         crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
@@ -137,6 +139,7 @@ class Settings(BaseSettings):
     entrega_failpoints: bool = False
     entrega_standins: bool = False
     entrega_master_keys: SecretStr | None = None
+    entrega_keep: str = ""
 
     database_url: SecretStr | None = None
     redis_host: Text | None = None
@@ -189,6 +192,12 @@ class Settings(BaseSettings):
             decoded_keys(value.get_secret_value())
         elif cls.needs_ledger and _is_beyond_sandbox(info):
             raise ValueError(f"required outside sandbox; wanted base64 of 32 bytes, a comma between several ({ADVICE})")
+        return value
+
+    @field_validator("entrega_keep")
+    @classmethod
+    def _periods_are_days(cls, value: str) -> str:
+        periods_of(value)
         return value
 
     @field_validator("entrega_failpoints")
@@ -340,6 +349,11 @@ class Settings(BaseSettings):
         except (OSError, ValueError) as err:
             advice = f"{file} cannot be used ({err}); restore it from a backup, or set ENTREGA_MASTER_KEYS"
             raise ConfigurationError({"ENTREGA_MASTER_KEYS": advice}) from err
+
+    @property
+    def periods(self) -> Periods:
+        """How long the ledger keeps what it no longer needs."""
+        return periods_of(self.entrega_keep)
 
     @property
     def bootstrap_key_file(self) -> Path:

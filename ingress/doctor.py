@@ -10,6 +10,7 @@ from delivery.errors import LedgerUnavailable, LedgerUnusable, ProviderError
 from delivery.rollout import view
 from ledger.alerts import Alerts
 from ledger.operating import pause_of_all
+from ledger.retention import Retention
 from ledger.rollouts import Rollouts
 from worker.life import check_ledger
 from worker.metrics import make_recorder
@@ -39,7 +40,7 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_pause(app), *_rollouts(app), *_accounts(app), *_alerts(app)]
+        findings += [_work(app), *_pause(app), *_rollouts(app), *_accounts(app), *_alerts(app), _retention(app)]
     return findings
 
 
@@ -112,3 +113,12 @@ def _alerts(app: "Entrega") -> Iterator[Finding]:
     for each in Alerts(app.database).open():
         note = f"{each.code} since {each.first_at:%Y-%m-%d %H:%M:%S} UTC: {each.reason}; {each.next_step}"
         yield Finding(f"alert {each.severity} {each.account}", each.severity == "P2", note)
+
+
+def _retention(app: "Entrega") -> Finding:
+    overdue = Retention(app.database, app.settings.periods).overdue()
+    if overdue:
+        counts = ", ".join(f"{n} {name}" for name, n in overdue.items())
+        advice = "the task `purge` runs every hour; look for its errors in the workers' logs"
+        return Finding("retention", well=False, note=f"older than ENTREGA_KEEP allows: {counts}; {advice}")
+    return Finding("retention", well=True, note="nothing is older than ENTREGA_KEEP allows")

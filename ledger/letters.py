@@ -262,8 +262,10 @@ class Letters:
         connection.execute(_NOTE, values)
 
     def _opened(self, row: Row[Any]) -> tuple[Mapping[str, Any] | None, str | None]:
-        if row.body is None or row.data_key is None:
+        if row.data_key is None:
             return None, "the person was erased, and the payload with them"
+        if row.body is None:
+            return None, "its payload was kept for as long as ENTREGA_KEEP says, and is gone"
         try:
             return self.ledger.stored(row), None
         except (Unreadable, ValueError):

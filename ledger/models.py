@@ -421,6 +421,18 @@ ticks = Table(
     Column("at", _Instant, nullable=False, comment="when the task last began"),
 )
 
+purged = Table(
+    "purged",
+    metadata,
+    Column(
+        "what",
+        Text,
+        primary_key=True,
+        comment="a state: deliveries that ended so and are gone; accepted: their audit rows",
+    ),
+    Column("n", BigInteger, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

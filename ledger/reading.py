@@ -1,5 +1,6 @@
 """What people and audits read from the ledger. Never opens a payload: recipients come masked."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,15 +12,18 @@ from sqlalchemy import Engine, Row, func, select, text
 
 from delivery.instants import EARLIEST, LATEST
 from ledger.database import statement, transaction
-from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, ticks
+from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, purged, ticks
 
+# What the purge removed counts as it ended, and as accepted.
 _ORPHANS = text("""
     SELECT
-      (SELECT count(*) FROM audit WHERE action = 'accepted') AS accepted,
+      (SELECT count(*) FROM audit WHERE action = 'accepted')
+        + (SELECT coalesce(sum(n), 0) FROM purged WHERE what = 'accepted')::bigint AS accepted,
       (SELECT count(*) FROM deliveries d WHERE NOT EXISTS (SELECT FROM audit a
          WHERE a.delivery_id = d.id AND a.action = 'accepted')) AS unaccepted,
       (SELECT count(*) FROM audit a WHERE a.action = 'accepted' AND NOT EXISTS (SELECT FROM deliveries d
-         WHERE d.id = a.delivery_id)) AS vanished,
+         WHERE d.id = a.delivery_id))
+        - (SELECT coalesce(sum(CASE what WHEN 'accepted' THEN -n ELSE n END), 0) FROM purged)::bigint AS vanished,
       (SELECT count(*) FROM deliveries WHERE state = 'attempting' AND lease_until < now() - interval '60 seconds')
          AS stranded,
       (SELECT count(*) FROM deliveries WHERE state = 'succeeded' AND receipt IS NULL) AS without_receipt,
@@ -225,9 +229,10 @@ class Archive:
         with transaction(self.engine) as connection:
             facts = dict(connection.execute(_ORPHANS).one()._mapping)  # noqa: SLF001 - SQLAlchemy's public name
             by_state = select(deliveries.c.state, func.count().label("n")).group_by(deliveries.c.state)
-            found = {row.state: row.n for row in connection.execute(by_state)}
+            found = Counter({row.state: row.n for row in connection.execute(by_state)})
+            found.update({row.what: row.n for row in connection.execute(select(purged))})
         accepted = facts.pop("accepted")
-        states = {state: found.get(state, 0) for state in STATES}
+        states = {state: found[state] for state in STATES}
         return Verdict(accepted, states, {name: n for name, n in facts.items() if n})
 
 

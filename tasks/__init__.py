@@ -6,6 +6,17 @@ create_lead.delay(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse=
 
 from tasks.app import app
 from tasks.deliver import create_lead, send_email, send_whatsapp
-from tasks.upkeep import absorb, confirm, drain, health, sweep
+from tasks.upkeep import absorb, confirm, drain, health, purge, sweep
 
-__all__ = ["absorb", "app", "confirm", "create_lead", "drain", "health", "send_email", "send_whatsapp", "sweep"]
+__all__ = [
+    "absorb",
+    "app",
+    "confirm",
+    "create_lead",
+    "drain",
+    "health",
+    "purge",
+    "send_email",
+    "send_whatsapp",
+    "sweep",
+]

@@ -1,4 +1,4 @@
-"""What beat runs: the sweep, the fallback queue's drain, the health of every account and of rollouts.
+"""What beat runs: the sweep, the fallback queue's drain, the health of accounts and rollouts, the purge.
 
 Each may run twice, at once or not for a while: they only move rows that are due, by compare-and-set.
 """
@@ -17,8 +17,10 @@ from delivery.errors import InvalidCommand, ProviderError
 from delivery.intake import fallback_of
 from delivery.ports import Hint
 from ledger.fallbacks import Fallbacks
+from ledger.hashing import hash_clear
 from ledger.operating import Desk
 from ledger.replays import Replays
+from ledger.retention import Retention
 from tasks.app import app
 from tasks.dead_letters import tell
 from tasks.rollouts import give_time, watch
@@ -171,3 +173,12 @@ def health(self: UpkeepTask) -> None:
             note, code = f"the adapter failed with {type(err).__name__}; see the worker's log", "unknown"
         desk.record_health(account, health=code, note=note)
         _log.info("health", account=account, code=code)
+
+
+@app.task(name="purge", bind=True, shared=False, base=UpkeepTask)
+def purge(self: UpkeepTask) -> None:
+    """Delete what the ledger no longer needs, and hash what an old process may have stored in clear."""
+    hashed = hash_clear(self.app.ledger.vault)
+    gone = Retention(self.app.database, self.app.settings.periods).purge()
+    if gone or hashed:
+        _log.info("purged", hashed=hashed, **gone)

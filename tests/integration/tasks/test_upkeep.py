@@ -11,9 +11,11 @@ from delivery.errors import Retryable
 from delivery.inbound import Event
 from delivery.outcomes import Deferred, Rejected
 from delivery.ports import Settlement
+from ingress.doctor import _retention
+from ledger.entries import hashed_key
 from ledger.letters import LetterFilter, Signed
 from ledger.replays import Replays, StopRule
-from tasks import absorb, app, drain, health, sweep
+from tasks import absorb, app, drain, health, purge, sweep
 from tests.integration.conftest import claim, lead, letter, new
 
 
@@ -75,6 +77,27 @@ def test_what_providers_told_is_worked_on_until_nothing_waits(voice, inbound, mo
     absorb.run()
 
     assert sql("SELECT count(*) FROM inbound_events WHERE worked_at IS NULL") == [(0,)]
+
+
+def test_the_purge_forgets_what_is_too_old_and_hashes_what_an_old_process_left(voice, ledger, sql):
+    (kept,), (old,) = ledger.open([new(lead(1, key="kept"))]), ledger.open([new(lead(2, key="old"))])
+    sql("UPDATE idempotency SET kept_until = now() WHERE delivery_id = :id", id=old.id)
+    sql("UPDATE idempotency SET key = 'key:kept' WHERE delivery_id = :id", id=kept.id)
+
+    purge.run()
+
+    assert sql("SELECT delivery_id, key FROM idempotency") == [(kept.id, hashed_key(ledger.vault, "key", "kept"))]
+
+
+def test_the_doctor_tells_what_the_purge_should_have_deleted(voice, ledger, sql):
+    ledger.open([new(lead(1))])
+    sql("UPDATE idempotency SET kept_until = now() - interval '1 day'")
+
+    before = _retention(app)
+    purge.run()
+    after = _retention(app)
+
+    assert (before.well, "1 keys" in before.note, after.well) == (False, True, True)
 
 
 def test_the_sweep_frees_a_lead_and_leaves_a_letter_uncertain(voice, ledger, archive, sql):
