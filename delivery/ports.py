@@ -102,6 +102,7 @@ class NewDelivery:
         hold_uncertain: True holds an uncertain delivery for a person, False sends it again once looked up.
         policy: What its producer may do; the ledger counts what must be counted.
         held_code: Why it waits for approval, a word of `delivery.producers.HELD_BECAUSE`; None when it does not.
+        environment: That of the delivery it belongs to; None for what is asked for here and now.
     """
 
     id: UUID
@@ -117,6 +118,7 @@ class NewDelivery:
     hold_uncertain: bool
     policy: ProducerPolicy = UNBOUND
     held_code: str | None = None
+    environment: str | None = None
 
 
 @dataclass(frozen=True)

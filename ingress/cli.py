@@ -165,8 +165,10 @@ def deliveries(
     unknown = [each for each in state or () if each not in STATES]
     if unknown:
         _fail(f"There is no state {unknown[0]!r}; use one of: {', '.join(STATES)}", WRONG_USE)
-    found = _app().archive.search(states=tuple(state or ()), kind=kind, account=account, before=before, most=most)
-    _print_json([asdict(each) for each in found]) if as_json else show_deliveries(found)
+    app = _app()
+    found = app.archive.search(states=tuple(state or ()), kind=kind, account=account, before=before, most=most)
+    here = app.settings.delivery_environment
+    _print_json([asdict(each) for each in found]) if as_json else show_deliveries(found, here=here)
 
 
 @cli.command()
@@ -265,7 +267,7 @@ def migrate(as_json: Json = False) -> None:
     from ledger.schema import migrate as bring_up_to_date
 
     app = _app(check=False)
-    before, after = bring_up_to_date(app.database)
+    before, after = bring_up_to_date(app.database, app.settings.delivery_environment)
     hash_clear(app.ledger.vault)
     if as_json:
         _print_json({"before": before, "after": after})

@@ -40,7 +40,8 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_pause(app), *_rollouts(app), *_accounts(app), *_alerts(app), _retention(app)]
+        findings += [_work(app), *_elsewhere(app), *_pause(app), *_rollouts(app), *_accounts(app), *_alerts(app)]
+        findings.append(_retention(app))
     return findings
 
 
@@ -68,6 +69,16 @@ def _work(app: "Entrega") -> Finding:
         advice = "start `celery -A worker worker` and `celery -A worker beat`, or `entrega up`"
         return Finding("work", well=False, note=f"no sweep for 20 s ({last}): {advice}")
     return Finding("work", well=True, note="worker and beat are at work")
+
+
+def _elsewhere(app: "Entrega") -> Iterator[Finding]:
+    here = app.settings.delivery_environment
+    for environment, n in app.archive.elsewhere(here).items():
+        note = (
+            f"deliveries of another environment ({environment}) that are open: {n}. They are never sent from {here};"
+            " each is held once it is due. Look: entrega deliveries; give one up: entrega cancel ID"
+        )
+        yield Finding("environment", well=False, note=note)
 
 
 def _pause(app: "Entrega") -> Iterator[Finding]:

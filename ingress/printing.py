@@ -83,7 +83,7 @@ def _facts(found: "Delivery") -> Iterable[tuple[str, Text | str]]:
         yield "fallback of", str(found.fallback_of)
     if found.fallback_id:
         yield "its fallback", str(found.fallback_id)
-    yield "accepted", _instant(found.created_at)
+    yield "accepted", f"{_instant(found.created_at)} in {found.environment}"
     if found.next_at and found.state in ("ready", "waiting"):
         yield "next attempt", _instant(found.next_at)
         yield "gives up", _instant(found.expires_at)
@@ -109,13 +109,15 @@ def timeline_table(timeline: "Sequence[Attempt]") -> Table:
     return table
 
 
-def show_deliveries(found: "Sequence[Delivery]", *, reasons: bool = False) -> None:
-    """Print a list of deliveries."""
+def show_deliveries(found: "Sequence[Delivery]", *, reasons: bool = False, here: str | None = None) -> None:
+    """Print a list of deliveries; `here` is the environment that needs no mention."""
     if not found:
         say("None.")
         return
     console().print(deliveries_table(found, reasons=reasons))
     for each in found:
+        if here is not None and each.environment != here:
+            say(f"{each.id} was accepted in {each.environment} and is never sent from {here}.")
         _say_unreadable(each)
 
 

@@ -102,6 +102,9 @@ class DeliverySummary(BaseModel):
     replay_of: UUID | None
     fallback_id: UUID | None
     fallback_of: UUID | None
+    environment: str = Field(
+        description="Where it was accepted; no other environment sends it.", examples=["production"]
+    )
     unreadable: list[str] = Field(
         default=[],
         description="Instants that the ledger holds outside the years 2000 to 2099; they are shown as the nearest one.",

@@ -131,8 +131,9 @@ class Simulator:
             ProducerRefused: By a cap, the allow-list or a freeze of the producer.
             LedgerUnavailable: Postgres is away.
         """
+        ledger = self.app.ledger
         new = self.app.intake.admit(self.app.intake.prepare(item.kind, item.body, producer=producer, language=language))
-        opened = Rehearsal(self.app.ledger.engine, self.app.ledger.vault).open([new])[0]
+        opened = Rehearsal(ledger.engine, ledger.vault, environment=ledger.environment).open([new])[0]
         if opened.refusal is not None:
             raise opened.refusal
         held = self._held(new)

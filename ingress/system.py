@@ -255,7 +255,7 @@ class System:
         deadline = time.monotonic() + _LEDGER_WITHIN.total_seconds()
         while True:
             try:
-                return migrate(engine)
+                return migrate(engine, self._environment)
             except LedgerUnavailable as err:
                 if time.monotonic() > deadline:
                     raise

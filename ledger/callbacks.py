@@ -152,7 +152,8 @@ class Callbacks:
             options=Options(order_key=str(row.id)),
         )
         id_ = id_of_event(row.event_at, row.event_id)
-        return self._new(id_, command, producer=row.producer, account=row.endpoint_account, key=f"event:{id_}")
+        new = self._new(id_, command, producer=row.producer, account=row.endpoint_account, key=f"event:{id_}")
+        return replace(new, environment=row.environment)
 
     def _new(self, id_: UUID, command: Callback, *, producer: str, account: str, key: str) -> NewDelivery:
         return NewDelivery(

@@ -19,7 +19,8 @@ from ledger.store import PostgresLedger
 _TAKE = text(f"""
     WITH picked AS (
       SELECT id FROM deliveries
-      WHERE state = 'uncertain' AND (looked_at IS NULL OR looked_at < now() - :pause_s * interval '1 second')
+      WHERE state = 'uncertain' AND environment = :environment
+        AND (looked_at IS NULL OR looked_at < now() - :pause_s * interval '1 second')
       ORDER BY uncertain_since LIMIT :most FOR UPDATE SKIP LOCKED
     ), taken AS (
       UPDATE deliveries d SET looked_at = now() FROM picked WHERE d.id = picked.id
@@ -86,6 +87,7 @@ class PostgresDoubts:
             "kinds": list(window),
             "windows": [each.total_seconds() for each in window.values()],
             "most": most,
+            "environment": self.ledger.environment,
         }
         with transaction(self.ledger.engine) as connection:
             rows = connection.execute(_TAKE, values).all()

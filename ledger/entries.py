@@ -108,12 +108,15 @@ def payload_place(delivery_id: UUID) -> str:
     return f"payloads.body/{delivery_id}"
 
 
-def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier: int) -> dict[str, Any]:
+def new_row(
+    entry: Entry, data_key: DataKey, order_key: str | None, same_earlier: int, *, environment: str
+) -> dict[str, Any]:
     """Return the row of a delivery as the OPEN statement reads it from JSON, its payload sealed.
 
     Args:
         order_key: As a keyed hash.
         same_earlier: How many before it in the same statement have its content and person.
+        environment: The ledger's own, for a delivery that names none.
     """
     new = entry.new
     options = new.command.options
@@ -139,6 +142,7 @@ def new_row(entry: Entry, data_key: DataKey, order_key: str | None, same_earlier
         "marketing": int(new.command.is_marketing),
         "cancel_on_reply": int(options.cancel_on_reply),
         "content": entry.content,
+        "environment": new.environment or environment,
         "held_code": new.held_code,
         "held_reason": HELD_BECAUSE[new.held_code] if new.held_code else None,
         "same_most": loop.most if loop else None,

@@ -34,7 +34,7 @@ _MARK = text(f"""
            settled_at = coalesce(d.settled_at, now()),
            state = CASE d.state WHEN 'uncertain' THEN 'dead' ELSE d.state END
      WHERE d.id = :first AND {_NEEDED}
-    RETURNING d.id
+    RETURNING d.environment
 """)  # noqa: S608 - a piece of this module
 _LINK = text("""
     WITH forth AS (
@@ -78,10 +78,11 @@ class Fallbacks:
 
     def start(self, first: UUID, new: NewDelivery) -> UUID | None:
         """Open the fallback of `first`, unless another did or it is no longer needed; return its id, or None."""
-        named = replace(new, key=f"fallback:{first}")
         with transaction(self.ledger.engine) as connection:
-            if connection.scalar(_MARK, {"first": first}) is None:
+            environment = connection.scalar(_MARK, {"first": first})
+            if environment is None:
                 return None
+            named = replace(new, key=f"fallback:{first}", environment=environment)
             second = self.ledger.open_within(connection, [named])[0].id
             connection.execute(
                 _LINK, {"first": first, "second": second, "reason": f"{second} was started in its place"}

@@ -6,7 +6,7 @@ Every action is a compare-and-set on the state and leaves an audit row in the sa
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -105,6 +105,7 @@ _CANCEL = text(f"""
     )
     SELECT id FROM canceled
 """)  # noqa: S608 - a piece of `ledger.order`
+_ENVIRONMENT = text("SELECT environment FROM deliveries WHERE id = :id")
 _LINK = text("UPDATE deliveries SET replay_of = :old WHERE id = :new AND replay_of IS NULL")
 
 
@@ -250,7 +251,8 @@ class Letters:
 
     def resubmitting(self, letter: UUID, *, reason: str) -> "Resubmitting":
         """Return a ledger for one intake: what it opens takes this letter's place."""
-        return Resubmitting(self.ledger.engine, self.ledger.vault, letter, self.actor, reason)
+        ledger = self.ledger
+        return Resubmitting(ledger.engine, ledger.vault, letter, self.actor, reason, environment=ledger.environment)
 
     def edit_key(self, letter: UUID, body: Mapping[str, Any]) -> str:
         """Return the idempotency key of one edit: the same edit of the same letter opens one delivery, ever."""
@@ -287,7 +289,7 @@ class Resubmitting(PostgresLedger):
     reason: str
 
     def open(self, new: Sequence[NewDelivery]) -> list[Opened]:
-        """Open the edited delivery, link it to the letter and cancel the letter.
+        """Open the edited delivery in the letter's environment, link it to the letter and cancel the letter.
 
         Raises:
             LetterMoved: The letter is neither dead nor held any more; nothing was written.
@@ -299,7 +301,10 @@ class Resubmitting(PostgresLedger):
             # First, so that of two operators the second waits here and then finds the letter gone.
             if not _cancel(connection, [self.letter], actor=self.actor, code="resubmitted", reason=self.reason):
                 raise LetterMoved(f"delivery {self.letter} is neither dead nor held any more; nothing was written")
-            opened = self._open(connection, entries)
+            environment = connection.scalar(_ENVIRONMENT, {"id": self.letter})
+            opened = self._open(
+                connection, [replace(each, new=replace(each.new, environment=environment)) for each in entries]
+            )
             if not all(each.same_body for each in opened):
                 raise KeyReused("this edit's key stands for another body already; nothing was written")
             for each in opened:

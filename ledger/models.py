@@ -55,6 +55,13 @@ deliveries = Table(
     Column("kind", Text, nullable=False),
     Column("account", Text, nullable=False),
     Column("producer", Text, nullable=False),
+    Column(
+        "environment",
+        Text,
+        nullable=False,
+        server_default=text("'sandbox'"),
+        comment="where it was accepted; no other environment sends it",
+    ),
     Column("state", Text, nullable=False),
     Column("priority", SmallInteger, nullable=False, comment="position in PRIORITIES; 0 is the most urgent"),
     Column("fence", Integer, nullable=False, server_default="0"),

@@ -28,7 +28,8 @@ RUNNING = "NOT EXISTS (SELECT FROM switches WHERE name = 'pause_all')"
 # An `OR` around the sub-select keeps the planner from joining: one index look-up for a row that has a key, none else.
 UNBLOCKED = f"""(d.order_key IS NULL OR NOT EXISTS (
           SELECT FROM deliveries e
-          WHERE e.order_key = d.order_key AND e.id < d.id AND e.state IN ('ready', 'waiting', 'attempting', 'uncertain')
+          WHERE e.order_key = d.order_key AND e.environment = d.environment AND e.id < d.id
+            AND e.state IN ('ready', 'waiting', 'attempting', 'uncertain')
             AND (e.state = 'attempting' OR e.stuck_since IS NULL OR e.stuck_since > now() - {BLOCKS_FOR})))"""
 
 # The index `ix_deliveries_suspect` says the same.

@@ -19,7 +19,7 @@ _DUE = f"{LANE} AND d.next_at <= now() AND d.expires_at > now() AND {NO_LIVE_HIN
 
 _FIRST_DUE = text(f"""
     WITH seen AS (
-      SELECT d.id, d.order_key FROM deliveries d
+      SELECT d.id, d.order_key, d.environment FROM deliveries d
       WHERE d.order_key IS NOT NULL AND d.state IN ('ready', 'waiting') AND {_DUE}
       ORDER BY d.priority, d.next_at LIMIT {_WINDOW}
     ), free AS (

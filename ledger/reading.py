@@ -88,6 +88,7 @@ class Delivery:
     replay_of: UUID | None
     fallback_id: UUID | None
     fallback_of: UUID | None
+    environment: str = "sandbox"
     timeline: tuple[Attempt, ...] = ()
     unreadable: tuple[str, ...] = ()
 
@@ -194,6 +195,17 @@ class Archive:
         with statement(self.engine) as connection:
             return {row.id: (row.state, row.progress) for row in connection.execute(query)}
 
+    def elsewhere(self, environment: str) -> dict[str, int]:
+        """Return how many open deliveries each environment but this one has; they are never sent from here."""
+        query = (
+            select(deliveries.c.environment, func.count().label("n"))
+            .where(deliveries.c.state.in_(OPEN_STATES), deliveries.c.environment != environment)
+            .group_by(deliveries.c.environment)
+            .order_by(deliveries.c.environment)
+        )
+        with transaction(self.engine) as connection:
+            return {row.environment: row.n for row in connection.execute(query)}
+
     def oldest_due(self) -> timedelta:
         """Return for how long the longest-waiting due delivery has been due; zero when none is."""
         with transaction(self.engine) as connection:
@@ -244,6 +256,7 @@ def delivery_of(row: Row[Any], timeline: tuple[Attempt, ...] = ()) -> Delivery:
         kind=row.kind,
         account=row.account,
         producer=row.producer,
+        environment=row.environment,
         state=row.state,
         progress=row.progress,
         priority=PRIORITIES[row.priority],

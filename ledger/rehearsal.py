@@ -15,7 +15,7 @@ from ledger.store import PostgresLedger
 _EARLIER = text("""
     SELECT i.body_hash, d.id, d.state, d.next_at
     FROM idempotency i JOIN deliveries d ON d.id = i.delivery_id
-    WHERE i.producer = :producer AND i.key = :key AND i.kept_until > now()
+    WHERE i.producer = :producer AND i.key = :key AND i.kept_until > now() AND d.environment = :environment
 """)
 
 
@@ -35,7 +35,8 @@ class Rehearsal(PostgresLedger):
         entry = self._entry(new)
         with statement(self.engine) as connection:
             for key, (body_hash, _) in entry.keys.items():
-                row = connection.execute(_EARLIER, {"producer": key[0], "key": key[1]}).one_or_none()
+                values = {"producer": key[0], "key": key[1], "environment": self.environment}
+                row = connection.execute(_EARLIER, values).one_or_none()
                 if row is not None:
                     same = bytes(row.body_hash) == body_hash or not may_differ(key)
                     return Opened(row.id, fresh=False, same_body=same, state=row.state, next_at=row.next_at)

@@ -19,8 +19,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x456E7472
 
 
-def migrate(engine: Engine) -> tuple[str | None, str]:
+def migrate(engine: Engine, environment: str = "sandbox") -> tuple[str | None, str]:
     """Apply the missing steps; safe when several processes start at once.
+
+    Args:
+        environment: What deliveries that were accepted before they remembered it belong to.
 
     Returns:
         The revision before (None for an empty database) and after.
@@ -37,7 +40,7 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
         before = _known_revision(connection)
         _require_utf8(connection)
         config = _config()
-        config.attributes["connection"] = connection
+        config.attributes |= {"connection": connection, "environment": environment}
         command.upgrade(config, "head")
         after = _revision(connection)
     return before, str(after)

@@ -32,6 +32,7 @@ POINT_KEYS = text("""
 # data key and it won every key it wants; the answer says which of the two was missing. The loop guard counts here, by
 # an index that ends after as many rows as are too many: what one statement does not see yet, the next one counts.
 # The rows travel as one JSON text: 26 arrays took a sixth of a bulk submit to write.
+# A key that stands for a delivery of another environment, which is never sent here, is free.
 # NOT IN is looked up in a hash, whatever the planner expects: a count for each row made 10,000 of them quadratic.
 OPEN = _short("""
     WITH new AS (
@@ -39,8 +40,8 @@ OPEN = _short("""
         id uuid, kind text, account text, producer text, priority smallint, send_at timestamptz, expires_at timestamptz,
         expires_s float8, hold smallint, person bytea, recipient text, body bytea, order_key text, fallback smallint,
         endpoint_id uuid, data_key bytea, data_key_is_new bool, marketing smallint, cancel_on_reply smallint,
-        content bigint, held_code text, held_reason text, same_most int, same_since uuid, same_earlier int,
-        may_be_refused bool
+        content bigint, environment text, held_code text, held_reason text, same_most int, same_since uuid,
+        same_earlier int, may_be_refused bool
       )) WITH ORDINALITY AS new
     ), wanted AS (
       SELECT * FROM json_to_recordset(CAST(:wanted AS json))
@@ -73,7 +74,9 @@ OPEN = _short("""
       FROM wanted WHERE id IN (SELECT id FROM sealed WHERE NOT (looped AND may_be_refused)) ORDER BY producer, key
       ON CONFLICT (producer, key) DO UPDATE
          SET body_hash = excluded.body_hash, delivery_id = excluded.delivery_id, kept_until = excluded.kept_until
-       WHERE i.kept_until <= now()
+       WHERE i.kept_until <= now() OR EXISTS (
+         SELECT FROM deliveries d JOIN new ON new.id = excluded.delivery_id
+         WHERE d.id = i.delivery_id AND d.environment <> new.environment)
       RETURNING i.producer, i.key
     ), won AS (
       SELECT * FROM sealed
@@ -81,7 +84,7 @@ OPEN = _short("""
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
                               lifetime, hold_uncertain, person, recipient, order_key, fallback, endpoint_id,
-                              marketing, cancel_on_reply, content, code, reason)
+                              marketing, cancel_on_reply, content, environment, code, reason)
       SELECT id, kind, account, producer, priority,
              CASE WHEN held_code IS NOT NULL OR looped THEN 'held' WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
@@ -89,7 +92,7 @@ OPEN = _short("""
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
              coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback, endpoint_id, marketing, cancel_on_reply, content,
-             CASE WHEN looped THEN :loop_code ELSE held_code END,
+             environment, CASE WHEN looped THEN :loop_code ELSE held_code END,
              CASE WHEN looped THEN :loop_reason ELSE held_reason END
       FROM won ORDER BY ordinality
       RETURNING id, state, next_at, producer
@@ -102,6 +105,7 @@ OPEN = _short("""
     FROM new LEFT JOIN opened ON opened.id = new.id LEFT JOIN sealed ON sealed.id = new.id
 """)
 
+# No path to a provider leads past here, so this is where a delivery of another environment is stopped and held.
 # Whoever asked for no marketing gets none, however long ago it was accepted: that ends here, and starts no fallback.
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. It is
 # looked at twice: the lock waits for whoever opens the account just now, who would not see these deliveries. One
@@ -109,8 +113,9 @@ OPEN = _short("""
 # the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
 _CLAIM = f"""
     picked AS (
-      SELECT d.id, d.account, d.kind, d.order_key, d.fence, a.held_reason, {SUSPECT} AS suspect,
-             {OPTED_OUT} AS opted_out
+      SELECT d.id, d.account, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect,
+             CASE WHEN d.environment <> :here THEN 'other_environment' WHEN {OPTED_OUT} THEN 'opted_out'
+                  WHEN a.held_reason IS NOT NULL THEN 'account_held' END AS stop
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
         AND d.next_at <= now() AND d.expires_at > now() AND {RUNNING}
@@ -122,35 +127,33 @@ _CLAIM = f"""
       INSERT INTO quarantine AS q (name, delivery_id, until)
       SELECT 'poison', p.id, now() + lease.seconds * interval '1 second'
       FROM picked p JOIN lease ON lease.kind = p.kind
-      WHERE p.suspect AND p.held_reason IS NULL AND NOT p.opted_out ORDER BY p.id LIMIT 1
+      WHERE p.suspect AND p.stop IS NULL ORDER BY p.id LIMIT 1
       ON CONFLICT (name) DO UPDATE SET delivery_id = excluded.delivery_id, until = excluded.until
        WHERE q.until <= now()
       RETURNING q.delivery_id
-    ), unwanted AS (
-      UPDATE deliveries d
-         SET state = CASE WHEN {CANCELABLE} THEN 'canceled' ELSE 'dead' END, code = 'opted_out',
-             reason = 'the person asked for no marketing', settled_at = now()
-      FROM picked p WHERE d.id = p.id AND p.opted_out
-      RETURNING d.id, d.state, d.reason
-    ), refused AS (
-      INSERT INTO audit (actor, action, delivery_id, reason) SELECT :worker, state, id, reason FROM unwanted
     ), shut AS (
       SELECT a.name, a.held_reason FROM accounts a
-      WHERE a.held_reason IS NOT NULL AND a.name IN (SELECT account FROM picked WHERE held_reason IS NOT NULL)
+      WHERE a.held_reason IS NOT NULL AND a.name IN (SELECT account FROM picked WHERE stop = 'account_held')
       FOR SHARE
-    ), shelved AS (
-      UPDATE deliveries d SET state = 'held', code = 'account_held', reason = shut.held_reason
-      FROM picked p JOIN shut ON shut.name = p.account WHERE d.id = p.id AND NOT p.opted_out
-      RETURNING d.id, d.account, d.reason
+    ), stopped AS (
+      UPDATE deliveries d
+         SET state = CASE WHEN p.stop <> 'opted_out' THEN 'held' WHEN {CANCELABLE} THEN 'canceled' ELSE 'dead' END,
+             code = p.stop, settled_at = CASE WHEN p.stop = 'opted_out' THEN now() END,
+             reason = CASE p.stop WHEN 'opted_out' THEN 'the person asked for no marketing'
+                                  WHEN 'account_held' THEN shut.held_reason
+                                  ELSE 'accepted in ' || d.environment || ', never sent from ' || :here END
+      FROM picked p LEFT JOIN shut ON shut.name = p.account
+      WHERE d.id = p.id AND (p.stop <> 'account_held' OR shut.name IS NOT NULL)
+      RETURNING d.id, d.account, d.state, d.reason
     ), noted AS (
       INSERT INTO audit (actor, action, delivery_id, account, reason)
-      SELECT :worker, 'held', id, account, reason FROM shelved
+      SELECT :worker, state, id, account, reason FROM stopped
     ), taken AS (
       UPDATE deliveries d
          SET state = 'attempting', fence = d.fence + 1, attempts = d.attempts + 1,
              lease_until = now() + lease.seconds * interval '1 second'
       FROM picked p, lease
-      WHERE d.id = p.id AND p.held_reason IS NULL AND NOT p.opted_out AND lease.kind = d.kind
+      WHERE d.id = p.id AND p.stop IS NULL AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
                 d.resent, {TIMES}

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -54,10 +54,15 @@ _STORED_KINDS: Mapping[str, type[Command]] = {**KINDS, Callback.kind: Callback}
 
 @dataclass(frozen=True)
 class PostgresLedger:
-    """The truth, in Postgres."""
+    """The truth, in Postgres.
+
+    Attributes:
+        environment: What is opened here belongs to it, and nothing of another environment is claimed here.
+    """
 
     engine: Engine
     vault: Vault
+    environment: str = field(default="sandbox", kw_only=True)
 
     @cached_property
     def endpoints(self) -> PostgresEndpoints:
@@ -118,7 +123,7 @@ class PostgresLedger:
         self, chosen: TextClause, values: dict[str, object], worker: str, leases: Mapping[str, timedelta]
     ) -> list[Claimed]:
         seconds = {kind: lease.total_seconds() for kind, lease in leases.items()}
-        values |= {"worker": worker, "leases": to_json(seconds).decode()}
+        values |= {"worker": worker, "here": self.environment, "leases": to_json(seconds).decode()}
         with statement(self.engine) as connection:
             rows = fetch(connection, chosen, values)
         claimed = [self.read(row) for row in rows]
@@ -226,7 +231,8 @@ class PostgresLedger:
         rows = []
         for each in entries:
             same = (each.person, each.content)
-            rows.append(new_row(each, data_keys[each.person], self._order_key(each.new), earlier[same]))
+            order_key = self._order_key(each.new)
+            rows.append(new_row(each, data_keys[each.person], order_key, earlier[same], environment=self.environment))
             earlier[same] += 1
         wanted = [key for each in entries for key in wanted_keys(each)]
         values = {"rows": to_json(rows).decode(), "wanted": to_json(wanted).decode()} | _LOOP

@@ -94,7 +94,9 @@ class Entrega(Celery):
     @cached_property
     def ledger(self) -> PostgresLedger:
         """The truth."""
-        return PostgresLedger(self.database, Vault(self.database, MasterKeys(self.settings.master_keys())))
+        settings = self.settings
+        vault = Vault(self.database, MasterKeys(settings.master_keys()))
+        return PostgresLedger(self.database, vault, environment=settings.delivery_environment)
 
     @cached_property
     def doubts(self) -> PostgresDoubts:

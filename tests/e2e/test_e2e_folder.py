@@ -11,7 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from sandbox.postgres import PostgresServer
 from sandbox.standins import Standins, sandbox_environment
+from sandbox.valkey import ValkeyServer
 
 LEAD = ("nome=Ana Teste", "email=ana.teste@exemplo.com.br", "interesse=produto_a")
 UP_READY = '"ingress"'  # the addresses, as JSON, are printed once everything is ready
@@ -65,8 +67,12 @@ def delivered(entrega, wait):
     return _delivered
 
 
-def state_of(entrega, data, id_):
-    return json.loads(entrega(data, "show", id_, "--json")[1])["state"]
+def state_of(entrega, data, id_, **variables):
+    return json.loads(entrega(data, "show", id_, "--json", **variables)[1])["state"]
+
+
+def a_day_in_three_weeks():
+    return (datetime.now(UTC) + timedelta(days=20)).isoformat()
 
 
 def files_of(data):
@@ -183,7 +189,7 @@ def test_every_program_names_a_ledger_that_is_newer_than_itself(start, system, f
 
 
 def test_what_the_sandbox_left_behind_never_reaches_a_real_provider(up, entrega, folder, wait):
-    later = "options=" + json.dumps({"send_at": (datetime.now(UTC) + timedelta(days=20)).isoformat()})
+    later = "options=" + json.dumps({"send_at": a_day_in_three_weeks()})
     with up(folder, "--sandbox") as sandbox:
         sandbox.says(UP_READY)
         left = json.loads(entrega(folder, "submit", "create_lead", *LEAD, later, "--json")[1])["id"]
@@ -203,3 +209,39 @@ def test_what_the_sandbox_left_behind_never_reaches_a_real_provider(up, entrega,
     with up(folder, "--sandbox") as sandbox:
         sandbox.says(UP_READY)
         assert state_of(entrega, folder, left) == "waiting"
+
+
+@pytest.fixture
+def own_servers(folder):
+    """Servers of one's own, as a system on several machines has."""
+    (folder / "servers").mkdir(mode=0o711)
+    postgres, valkey = PostgresServer(folder / "servers", durable=False), ValkeyServer(folder / "servers")
+    yield {"DATABASE_URL": postgres.start(), "REDIS_URL": valkey.start(), "ENTREGA_MASTER_KEYS": OTHER_KEY}
+    postgres.stop()
+    valkey.stop()
+
+
+def test_on_a_shared_ledger_too_what_the_sandbox_left_is_held_named_and_never_sent(
+    up, entrega, folder, own_servers, wait
+):
+    data, scheduled = folder / "data", "options=" + json.dumps({"send_at": a_day_in_three_weeks()})
+    with up(data, "--sandbox", **own_servers) as sandbox:
+        sandbox.says(UP_READY)
+        left = json.loads(entrega(data, "submit", "create_lead", *LEAD, scheduled, "--json", **own_servers)[1])["id"]
+    with psycopg.connect(own_servers["DATABASE_URL"]) as connection:
+        connection.execute("UPDATE deliveries SET next_at = now()")
+
+    with Standins() as real:
+        providers = sandbox_environment(real)
+        del providers["ENTREGA_STANDINS"]
+        with up(data, **own_servers, **providers) as second:
+            second.says(UP_READY)
+            wait(lambda: state_of(entrega, data, left, **own_servers) == "held", "it is held")
+            doctor, listed = (entrega(data, each, **own_servers)[1] for each in ("doctor", "deliveries"))
+            verified, _ = entrega(data, "verify", **own_servers)
+        effects = real.control("crm").effects_per_key()
+
+    assert "deliveries of another environment (standins) that are open: 1." in " ".join(doctor.split())
+    assert f"{left} was accepted in standins and is never sent from sandbox." in listed
+    assert verified == 0
+    assert dict(effects) == {}

@@ -26,7 +26,7 @@ ENDING = store._Ending(new_id(), 1, "succeeded", "succeeded", "ok")
 PLANS = {
     "claim": (
         sql_of.CLAIM,
-        {"ids": [new_id()], "worker": "w1", "leases": '{"create_lead": 45}'},
+        {"ids": [new_id()], "here": "sandbox", "worker": "w1", "leases": '{"create_lead": 45}'},
         {"pk_deliveries"},
     ),
     "settle": (sql_of.SETTLE, store._rows([ENDING]) | {"short_s": 30}, {"pk_deliveries", "pk_attempts"}),
@@ -52,7 +52,7 @@ def crowded(database):
 
 def opening(connection, ledger):
     entry = ledger._entry(new(policy=DEFAULT))
-    row = entries.new_row(entry, ledger.vault.data_keys([entry.person])[entry.person], None, 0)
+    row = entries.new_row(entry, ledger.vault.data_keys([entry.person])[entry.person], None, 0, environment="sandbox")
     values = {"rows": to_json([row]).decode(), "wanted": to_json(entries.wanted_keys(entry)).decode()} | store._LOOP
     return "\n".join(each[0] for each in connection.execute(text(f"EXPLAIN {sql_of.OPEN.text}"), values))
 
