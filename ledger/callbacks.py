@@ -105,8 +105,12 @@ class Callbacks:
         known = self.ledger.endpoints.find(endpoint)
         if known is None:
             return None
-        data: dict[str, JsonValue] = {"endpoint": str(endpoint), "message": "a test asked for by an operator"}
-        event = Event("endpoint.test", datetime.now(UTC), data, key=str(new_id()), order=f"endpoint:{endpoint}")
+        key = str(new_id())
+        # `id` and `state`, as every event about a delivery has: a receiver that works with them works with this one.
+        data: dict[str, JsonValue] = {
+            "id": key, "state": "test", "endpoint": str(endpoint), "message": "a test asked for by an operator",
+        }  # fmt: skip
+        event = Event("endpoint.test", datetime.now(UTC), data, key=key, order=f"endpoint:{endpoint}")
         with transaction(self.ledger.engine) as connection:
             return self.forward(connection, event, producer=known.producer, url=known.url)
 

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import threading
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import structlog
@@ -104,6 +104,8 @@ def test_a_test_event_goes_the_way_of_every_callback(endpoint, ledger, voice):
     (claimed,) = claim(ledger, *voice.sent)
     assert str(claimed.order.delivery_id) == id_
     assert claimed.order.command.type == "endpoint.test"
+    data = claimed.order.command.data
+    assert (UUID(data["id"]).version, data["state"], data["endpoint"]) == (7, "test", str(endpoint))
 
 
 @pytest.mark.parametrize("words", [("test",), ("enable",), ("disable", "--reason", "x")])

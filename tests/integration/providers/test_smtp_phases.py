@@ -6,7 +6,7 @@ import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import pytest
 from config.policy import Spec, load_specs
 from delivery.commands import CreateLead, SendEmail
 from delivery.errors import Ambiguous, Permanent, ProviderError, Retryable
+from delivery.outcomes import Receipt
 from delivery.ports import Order
 from providers.smtp import Smtp
 from sandbox.smtp_server import Effect, Fault, SmtpServer
+from tests.unit.providers.conformance import Case, Refusal, Staged, assert_conforms, assert_repeats_itself
 
 _ID = UUID("01936d5c-0000-7000-8000-000000000001")
 _MESSAGE_ID = f"<{_ID}@exemplo.com.br>"
@@ -156,6 +158,33 @@ def test_each_failure_has_its_verdict_and_its_count_of_effects(
     failure = _failed(lambda: _smtp(guarded, login=_LOGIN).send(_order()))
 
     assert (type(failure), failure.code, guarded.accepted) == (verdict, code, effects)
+
+
+_WAITS = {"dot 550 quota": timedelta(hours=1)}
+
+
+def _staged(server: SmtpServer) -> Staged:
+    return Staged(_smtp(server, login=_LOGIN), lambda: [each.raw for each in server.effects])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(Case(name, fault, Refusal(verdict, code, _WAITS.get(name)), n) for name, fault, verdict, code, n in _TABLE),
+        Case("accepted", None, Receipt("4X2A", {"accepted": "1", "refused": "0"})),
+    ],
+    ids=str,
+)
+def test_what_every_provider_must_keep_is_kept(guarded: SmtpServer, case: Case[Fault | None]) -> None:
+    guarded.plan(case.wire or Fault("after_dot", code=250, text="2.0.0 Ok: queued as 4X2A"))
+
+    assert_conforms(case, _staged(guarded), _order(), secrets=_PRIVATE)
+
+
+def test_a_second_attempt_sends_the_same_bytes_as_every_providers_does(guarded: SmtpServer) -> None:
+    guarded.plan(Fault("after_dot", "accept_then_drop"))
+
+    assert_repeats_itself(_staged(guarded), _order())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What every provider must keep, whatever wire it speaks: one suite for HTTP and SMTP.
+"""What every provider must keep, whatever wire it speaks: all four run it, over HTTP, SMTP and for callbacks.
 
 A test file brings a table of `Case` and a way to stage one: a provider that will meet the canned behaviour, and the
 bytes that reached the other side. `assert_conforms` then checks what the engine relies on.

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 import requests
 import responses
+from conformance import Case, Refusal, Staged, assert_conforms, assert_repeats_itself
 from standardwebhooks import Webhook
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError
 
@@ -128,6 +129,37 @@ def test_each_answer_has_its_verdict_and_tells_no_path(status, verdict, code):
     assert (type(error), error.code, error.http_status) == (verdict, code, status)
     assert "caminho" not in str(error)
     assert len(responses.calls) == 1
+
+
+def staged(reply):
+    responses.post(URL, **reply)
+    return Staged(sender(), lambda: [call.request.body for call in responses.calls])
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("taken", {"status": 204}, Receipt(str(UUID(int=7)), http_status=204)),
+        Case("a redirect", {"status": 308}, Refusal(Retryable, "temporary")),
+        Case("gone", {"status": 410}, Refusal(Permanent, "undeliverable")),
+        Case(
+            "too many",
+            {"status": 429, "headers": {"Retry-After": "9"}},
+            Refusal(Retryable, "rate_limited", timedelta(seconds=9)),
+        ),
+        Case("bad gateway", {"status": 502}, Refusal(Ambiguous, "gateway_error")),
+        Case("an answer lost", {"body": requests.ConnectionError("reset")}, Refusal(Ambiguous, "answer_lost")),
+    ],
+    ids=str,
+)
+def test_what_every_provider_must_keep_is_kept(case):
+    assert_conforms(case, staged(case.wire), order(), secrets=["caminho-secreto", "inventado"])
+
+
+@responses.activate
+def test_a_second_attempt_sends_the_same_bytes():
+    assert_repeats_itself(staged({"status": 503}), order())
 
 
 @responses.activate
