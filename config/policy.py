@@ -1,4 +1,4 @@
-"""Integration specs: the user's API specification as a form that is checked and then obeyed.
+"""Integration specs: the user's API specification as a form. What it asks for and no code does is refused, or named.
 
 Each file in `config/integrations/` is one filled-in form; the sections of the template map to the fields of
 `Spec`. This module reads the files, merges the defaults of `error_policy.yaml` and refuses a wrong form with

@@ -1,1 +1,1 @@
-"""The doors: the command line, and the health and metrics pages."""
+"""The doors: command line, REST, MCP and webhooks, the health and metrics pages; `entrega up` and the demo."""

@@ -69,10 +69,10 @@ OFFERED: Mapping[str, Mapping[str, str | Offer]] = {
             },
         ),
         "media": Offer(
-            "A file that was uploaded before. Links are not taken here.",
+            "A file that was uploaded to Meta before, by other means than these tools. Links are not taken here.",
             {
                 "type": "What kind of file it is.",
-                "id": "The upload's id.",
+                "id": "The id that Meta gave the upload.",
                 "caption": "Text below it.",
                 "filename": "The name that the person sees, for documents.",
             },
