@@ -15,6 +15,7 @@ import typer
 from ingress.accounts import accounts
 from ingress.approvals import approvals
 from ingress.breakers import breakers
+from ingress.broker import broker
 from ingress.callbacks import callbacks
 from ingress.dead_letters import dead_letters
 from ingress.erasing import erase
@@ -47,6 +48,7 @@ cli = typer.Typer(
 )
 cli.add_typer(dead_letters, name="dead-letters")
 cli.add_typer(breakers, name="breaker")
+cli.add_typer(broker, name="broker")
 cli.add_typer(rollouts, name="rollout")
 cli.add_typer(keys, name="keys")
 cli.add_typer(callbacks, name="callbacks")

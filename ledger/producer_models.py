@@ -1,11 +1,11 @@
-"""The tables about producers: their keys, and what each may do. Whoever wants all tables takes `metadata` from here."""
+"""The tables of producers and of refused messages. Take `metadata`, with all tables, from here."""
 
 from sqlalchemy import Boolean, Column, DateTime, Integer, Interval, LargeBinary, Table, Text, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import ARRAY, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from ledger.models import metadata
 
-__all__ = ["api_keys", "metadata", "producers"]
+__all__ = ["api_keys", "metadata", "producers", "rejected_messages"]
 
 _Instant = DateTime(timezone=True)
 _now = text("now()")
@@ -57,4 +57,19 @@ producers = Table(
     Column("new_in_day", Integer, nullable=False, server_default="0"),
     # Rewritten with each delivery of a producer that has caps.
     postgresql_with={"fillfactor": "50"},
+)
+
+rejected_messages = Table(
+    "rejected_messages",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("at", _Instant, nullable=False, server_default=_now),
+    Column("reason", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("issues", JSONB, nullable=False, comment="which fields are wrong and how, never a value"),
+    Column("size", Integer, nullable=False, comment="bytes"),
+    Column("copy", Text, nullable=False, comment="the shape of the message: names and sizes"),
+    comment="broker messages that no task could take, the newest ones; no content",
 )

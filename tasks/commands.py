@@ -16,11 +16,12 @@ from celery.result import AsyncResult
 from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
-from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable
 from delivery.instants import LATEST
 from delivery.lane import Turn
 from delivery.outcomes import Deferred, Rejected, Succeeded
 from delivery.ports import Hint, Settlement
+from delivery.refused import RefusedMessage, masked_copy, shown_issues, shown_word
 from ledger.backlogs import first_ready
 from ledger.order import QUARANTINE_AFTER, next_in_order, next_suspect
 from ledger.store import SHORT_WAIT
@@ -33,10 +34,21 @@ _log = structlog.get_logger(__name__)
 
 PRODUCER = "celery"
 _NOT_SHOWN = "(not shown)"
+# Header: when a foreign client's command is to be sent, where the client gave Celery a far ETA.
+SEND_AT = "entrega_send_at"
 # A delivery that was due for so long before a worker took it does not wait alone.
 _LATE = timedelta(milliseconds=50)
 
-message_refused = Signal(name="message_refused", providing_args={"reason"})
+message_refused = Signal(name="message_refused", providing_args={"reason", "refused"})
+
+
+def refuse(refused: RefusedMessage) -> None:
+    """Count a message that no task can take, keep its masked copy, and say so in one line without its content."""
+    message_refused.send(sender=None, reason=refused.reason, refused=refused)
+    _log.warning(
+        "message_refused", code=refused.reason, queue=refused.queue, kind=refused.task, message_id=refused.message_id,
+        detail="; ".join(f"{each.field}: {each.issue}" for each in refused.issues), next="entrega broker rejected",
+    )  # fmt: skip
 
 
 class ComeBack(Exception):
@@ -146,10 +158,13 @@ class CommandTask(Task):
             self._follow(self._id(delivery_id))
 
     def _accept(self, body: Mapping[str, Any]) -> None:
+        if (send_at := self.request.get(SEND_AT)) and isinstance(body.get("options") or {}, dict):
+            body = _with_times(dict(body), {"eta": send_at})
         try:
             answer = self.app.intake.submit(self.name, body, producer=PRODUCER, origin=self.request.id)
         except (InvalidCommand, KeyReused) as err:
-            self._refuse("invalid_command" if isinstance(err, InvalidCommand) else "key_reused", str(err))
+            issues = err.issues if isinstance(err, InvalidCommand) else ()
+            self._refuse("invalid_command" if issues else "key_reused", str(err), issues)
         else:
             _log.info("accepted", kind=self.name, delivery_id=answer.id, message_id=self.request.id)
 
@@ -218,9 +233,19 @@ class CommandTask(Task):
             self._refuse("malformed", f"{self.name} wants a delivery id or a command's fields")
             raise
 
-    def _refuse(self, reason: str, message: str) -> None:
-        message_refused.send(sender=self, reason=reason)
-        _log.warning("message_refused", kind=self.name, message_id=self.request.id, code=reason, detail=message)
+    def _refuse(self, reason: str, message: str, issues: Sequence[FieldIssue] = ()) -> None:
+        request = self.request
+        queue = (request.delivery_info or {}).get("routing_key") or "?"
+        refuse(
+            RefusedMessage(
+                reason,
+                queue,
+                self.name,
+                shown_word(request.id),
+                shown_issues(issues or [FieldIssue("body", message)]),
+                copy=masked_copy({"args": request.args, "kwargs": request.kwargs}),
+            )
+        )
         raise Reject(message, requeue=False)
 
 

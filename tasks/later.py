@@ -1,4 +1,4 @@
-"""Hints that nobody waits for: a submit returns as soon as the row is written, and one thread tells the workers.
+"""What one thread does while the others go on: a submit returns as soon as its row is written, and workers are told.
 
 Publishing costs as much as the row, and a broker that is frozen would hold a producer for seconds. What a process that
 is killed takes with it is found by the sweep within seconds, as every lost hint is.
@@ -9,11 +9,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 import structlog
 
-from delivery.ports import Hint
-
+_Item = TypeVar("_Item")
 _log = structlog.get_logger(__name__)
 _MOST_WAITING = 20_000
 _AT_ONCE = 1000
@@ -22,22 +22,28 @@ _END_WITHIN_S = 2.0
 _NEXT = "the sweep sends them again"
 
 
-class Later:
-    """Takes hints at once and has a thread publish them.
+class Later(Generic[_Item]):
+    """Takes items at once, hints to workers for example, and has a thread publish them.
 
     Args:
-        publish: Sends hints and waits for the broker.
+        publish: Sends items and waits for the broker or the ledger.
+        what: Their name in the log.
+        consequence: What follows when some are lost.
     """
 
-    def __init__(self, publish: Callable[[list[Hint]], object]) -> None:
+    def __init__(
+        self, publish: Callable[[list[_Item]], object], *, what: str = "hints", consequence: str = _NEXT
+    ) -> None:
         self._publish = publish
+        self._what = what
+        self._consequence = consequence
         self._renew()
         # A child that was forked has no such thread, and perhaps a lock that nobody gives back.
         os.register_at_fork(after_in_child=self._renew)
 
-    def put(self, hints: Iterable[Hint]) -> None:
-        """Keep the hints for the thread; those for which there is no room are lost, which costs time only."""
-        if lost := sum(not self._take(each) for each in hints):
+    def put(self, items: Iterable[_Item]) -> None:
+        """Keep the items for the thread; those for which there is no room are lost."""
+        if lost := sum(not self._take(each) for each in items):
             self._tell(lost, "too many wait to be published")
         if not self._started and not self._waiting.empty():
             self._start()
@@ -49,13 +55,13 @@ class Later:
             return waiting.all_tasks_done.wait_for(lambda: not waiting.unfinished_tasks, within_s)
 
     def _renew(self) -> None:
-        self._waiting: queue.Queue[Hint] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[_Item] = queue.Queue(_MOST_WAITING)
         self._starting = threading.Lock()
         self._started = False
 
-    def _take(self, hint: Hint) -> bool:
+    def _take(self, item: _Item) -> bool:
         try:
-            self._waiting.put_nowait(hint)
+            self._waiting.put_nowait(item)
         except queue.Full:
             return False
         return True
@@ -65,14 +71,14 @@ class Later:
             if self._started:
                 return
             try:
-                threading.Thread(target=self._run, args=(self._waiting,), name="hints", daemon=True).start()
+                threading.Thread(target=self._run, args=(self._waiting,), name=self._what, daemon=True).start()
             except RuntimeError as err:  # the interpreter ends, or the machine has no thread left
                 self._tell(self._waiting.qsize(), str(err))
                 return
             self._started = True
             atexit.register(self._end)
 
-    def _run(self, waiting: "queue.Queue[Hint]") -> None:
+    def _run(self, waiting: "queue.Queue[_Item]") -> None:
         while True:
             batch = [waiting.get()]
             while len(batch) < _AT_ONCE and not waiting.empty():
@@ -80,13 +86,13 @@ class Later:
             try:
                 self._publish(batch)
             except Exception:  # noqa: BLE001 - this thread is the only one: it must outlive a fault
-                _log.exception("hints_lost", hints_lost=len(batch), next=_NEXT)
+                _log.exception(f"{self._what}_lost", **{f"{self._what}_lost": len(batch)}, next=self._consequence)
             for _ in batch:
                 waiting.task_done()
 
     def _end(self) -> None:
         if not self.flush():
-            self._tell(self._waiting.unfinished_tasks, "the broker took too long, and this process ends")
+            self._tell(self._waiting.unfinished_tasks, "publishing took too long, and this process ends")
 
     def _tell(self, lost: int, fault: str) -> None:
-        _log.warning("hints_lost", hints_lost=lost, fault=fault, next=_NEXT)
+        _log.warning(f"{self._what}_lost", **{f"{self._what}_lost": lost}, fault=fault, next=self._consequence)

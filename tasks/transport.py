@@ -1,22 +1,26 @@
 """Celery's Redis transport, patient with strangers: an item that is no message is refused and counted.
 
-Left alone, kombu lets an item that is not JSON end the worker, and takes JSON that is no message for a lost connection.
+Left alone, kombu lets an item that is not JSON end the worker, takes JSON that is no message for a lost connection, and
+unpacks what is compressed before anything is known about it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from json import JSONDecodeError
+from queue import Empty
 from typing import Any
 
-import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.utils.encoding import bytes_to_str
 
-from tasks.commands import message_refused
+from delivery.errors import FieldIssue
+from delivery.refused import RefusedMessage, masked_copy
+from tasks.commands import refuse
+from tasks.messages import Malformed, check_envelope, copy_of, opened
 
-_log = structlog.get_logger(__name__)
-# What kombu and Celery read of every message before they look at its task.
-_NEEDED = ("exchange", "routing_key")
+_BROADCAST = "(broadcast)"
+# What a stranger's broadcast may raise while kombu reads it; a lost connection is none of these.
+_READING_FAULTS = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
 
 
 def be_patient() -> None:
@@ -26,7 +30,7 @@ def be_patient() -> None:
 
 
 class PatientChannel(redis.Channel):
-    """Reads the queues; an item that is not JSON is refused in one line."""
+    """Reads the queues; what cannot be a message is refused in one line, before kombu keeps or unpacks it."""
 
     @cached_property
     def _lasting_client(self) -> Any:
@@ -44,33 +48,53 @@ class PatientChannel(redis.Channel):
         self.__dict__.pop("_lasting_client", None)  # it knows the pool that goes away
         super()._disconnect_pools()
 
-    def _brpop_read(self, **options: Any) -> Any:
+    def _brpop_read(self, **options: Any) -> bool:
+        # As kombu's own, with the check between the pop and the rest.
         try:
-            return super()._brpop_read(**options)
-        except (JSONDecodeError, UnicodeDecodeError) as err:
-            _refuse(err)
+            queue, item = self._popped(**options)
+            self._queue_cycle.rotate(queue)
+            self._hand_on(queue, item)
+        finally:
+            self._in_poll = False
+            self._flush_brpop_reauth()
+        return True
+
+    def _popped(self, **options: Any) -> tuple[str, bytes]:
+        connection = self.client.connection
+        try:
+            found = self.client.parse_response(connection, "BRPOP", **options)
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        if not found:
+            raise Empty
+        return bytes_to_str(found[0]).rsplit(self.sep, 1)[0], found[1]
+
+    def _hand_on(self, queue: str, item: bytes) -> None:
+        try:
+            raw = opened(item, queue)
+        except Malformed as err:
+            refuse(RefusedMessage(err.reason, queue, issues=err.issues, size=len(item), copy=copy_of(item)))
+        else:
+            self.connection._deliver(raw, queue)  # noqa: SLF001 - as kombu does
+
+    def _receive_one(self, client: Any) -> bool | None:
+        try:
+            return bool(super()._receive_one(client))
+        except _READING_FAULTS as err:
+            refuse(RefusedMessage("unreadable", _BROADCAST, issues=(FieldIssue("message", type(err).__name__),)))
+            return None
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        try:
+            check_envelope(message)
+        except Malformed as err:
+            refuse(RefusedMessage(err.reason, _BROADCAST, issues=err.issues, copy=masked_copy(message)))
             return True
+        return bool(super()._deliver_fanout_message(message, exchange))
 
 
 class PatientTransport(redis.Transport):
-    """Hands messages on; JSON that is no message is refused in one line."""
+    """Hands messages on through patient channels."""
 
     Channel = PatientChannel
-
-    def _deliver(self, message: Any, queue: str) -> None:
-        try:
-            found = self.Channel.Message(message, channel=self.channels[0])
-            missing = [name for name in _NEEDED if name not in found.delivery_info]
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            _refuse(err)
-            return
-        if missing:
-            _refuse(KeyError(missing[0]))
-        else:
-            super()._deliver(message, queue)
-
-
-def _refuse(err: Exception) -> None:
-    message_refused.send(sender=None, reason="unreadable")
-    advice = "look at the client that publishes to this Redis"
-    _log.warning("message_refused", code="unreadable", fault=type(err).__name__, next=advice)

@@ -1,5 +1,6 @@
 """The life of a worker process: logs first, then the ledger, then the engine, then work."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import signals
+from celery.exceptions import Reject
 
 from config.policy import SpecError
 from config.settings import BrokerSettings, ConfigurationError
 from delivery.alerts import Alert
 from delivery.errors import LedgerUnavailable, LedgerUnusable
+from delivery.refused import RefusedMessage
+from ledger.rejected import RejectedMessages
 from ledger.schema import check_schema
 from tasks.commands import message_refused
 from tasks.dead_letters import died
+from tasks.later import Later
 from tasks.logs import configure_logging
 from tasks.rollouts import rolled_back
 from tasks.transport import be_patient
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _OURS = ("config", "delivery", "ledger", "providers", "tasks", "worker")
+_LOST_COPIES = "the lines message_refused in this log tell what they were"
 _BROKER_ONLY = ("beat", "flower")
 # Source: celery 5.7.0, celery/bin/celery.py, the options of `celery` itself, read 2026-11-30.
 _TAKING_A_VALUE = ("-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir")
@@ -72,6 +78,7 @@ def attach(app: "Entrega") -> None:
                 fit_failpoints(app)
             await_ledger(app, pauses=_pauses())
             _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
+            _keep_refused(app)
 
     clock = SpareClock(app)
 
@@ -98,6 +105,31 @@ def _hear(recorder: Callable[[], Recorder]) -> None:
     @rolled_back.connect(weak=False)
     def _alerted(alert: Alert, **_: Any) -> None:
         announce(alert, recorder())
+
+
+def _keep_refused(app: "Entrega") -> None:
+    """Keep a copy of each refused message, on a thread: the ledger must not hold up the one that reads the queues."""
+    kept = RejectedMessages(app.database)
+
+    def keep(refused: list[RefusedMessage]) -> None:
+        try:
+            kept.keep(refused)
+        except LedgerUnavailable as err:  # the log line and the counter are all that is left of these
+            _log.warning("copies_lost", copies_lost=len(refused), reason=str(err), next=_LOST_COPIES)
+
+    logging.getLogger("celery.app.trace").addFilter(_is_not_told_yet)
+    copies: Later[RefusedMessage] = Later(keep, what="copies", consequence=_LOST_COPIES)
+
+    @message_refused.connect(weak=False)
+    def _keep(refused: RefusedMessage | None = None, **_: Any) -> None:
+        if refused is not None:
+            copies.put([refused])
+
+
+def _is_not_told_yet(record: logging.LogRecord) -> bool:
+    # Celery logs a task that refuses its message with a traceback; `message_refused` has said why.
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, Reject) or bool(error.requeue)
 
 
 def _engine(app: "Entrega", recorder: Recorder) -> "Engine":

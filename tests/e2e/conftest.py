@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -178,9 +179,17 @@ class Running:
         return sum((self.control[each].effects_per_key() for each in providers), Counter())
 
     def metrics_page(self) -> str:
-        """Return the metrics page."""
-        with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=PATIENCE_S) as answer:
-            return str(answer.read().decode())
+        """Return the metrics page, however often a test looks: callers without a key are slowed down."""
+        return str(wait_until(self._metrics_page, "the metrics page"))
+
+    def _metrics_page(self) -> str | None:
+        try:
+            with urllib.request.urlopen(f"{self.system.url}/metrics", timeout=PATIENCE_S) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as err:
+            if err.code != 429:
+                raise
+            return None
 
     def metric(self, name: str, **labels: str) -> float:
         """Return a sample of the metrics page; 0 where it is not there yet."""

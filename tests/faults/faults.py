@@ -17,6 +17,7 @@ from tests.faults import processes
 from tests.faults.commands import foreign_lead
 from tests.faults.ground import Ground
 from tests.faults.points import ACCEPT_POINTS, WORKER_POINTS, at_point, producer_deceived
+from tests.faults.shapes import SHAPES
 from tests.faults.wires import SERVERS, cut_at_commit, show_wrong_certificate, wire
 from worker.failpoints import Point
 
@@ -66,6 +67,7 @@ def forge_messages(ground: Ground, rng: random.Random) -> str:
     with suppress(Exception):  # Redis may be away by an earlier fault
         for queue in ("celery", "crm", "whatsapp", "email", "upkeep"):
             ground.redis.lpush(queue, *rng.sample(raw, 3))
+        ground.redis.lpush("celery", *SHAPES.values())
         with ground.foreign.connection_for_write() as connection:
             for name, arguments in (
                 ("no_such_task", []), ("create_lead", ["not-an-id"]), ("create_lead", ["one", "two", "three"]),
