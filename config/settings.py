@@ -8,10 +8,9 @@ Values of variables never appear in a message.
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, ValidationInfo, field_validator
@@ -23,14 +22,25 @@ from config.kept_text import kept_text
 from config.master_keys import ADVICE, decoded_keys, kept_keys
 from config.retention import Periods, periods_of
 from config.running import announced
+from config.server_urls import (
+    encrypted_postgres_url,
+    is_loopback,
+    is_on_this_machine,
+    postgres_url,
+    protected_redis_url,
+    redis_url,
+    split_url,
+)
 
 _SMTPS_PORT, _SUBMISSION_PORT = 465, 587  # Source: RFC 8314 section 3.3 and RFC 6409 section 3.1, read 2026-11-22
 _IMPLICIT_TLS_PORTS = frozenset({_SMTPS_PORT, 2465})  # 2465 is what some providers open beside it
-_POSTGRES = re.compile(r"^(postgres|postgresql|postgresql\+psycopg)://")
 
 _WHATSAPP_SECRETS = ("whatsapp_access_token", "whatsapp_app_secret", "whatsapp_verify_token")
 
 _NO_KEY_MADE = "required with DATABASE_URL: give every process the keys that this ledger was first used with"
+_SANDBOX_STAYS_HERE = (
+    "sandbox (the default) keeps to this machine, and DATABASE_URL names another one; set it to staging or production"
+)
 # The environment of deliveries whose providers are stand-ins.
 STANDINS = "standins"
 
@@ -58,21 +68,13 @@ class ConfigurationError(ValueError):
         return type(self), (self.issues,)
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address means this machine, without asking any name server."""
-    try:
-        return host.lower() == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_plain_allowed(environment: str | None, host: str) -> bool:
     # None means that ENTREGA_ENV itself is wrong: that is said elsewhere, and once is enough.
     return environment is None or (environment == "sandbox" and is_loopback(host))
 
 
 def _checked_url(url: str, environment: str | None) -> str:
-    parts = _split(url)
+    parts = split_url(url)
     if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("wanted a full URL such as https://api.example.com")
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -82,18 +84,6 @@ def _checked_url(url: str, environment: str | None) -> str:
     if parts.scheme == "http" and not _is_plain_allowed(environment, parts.hostname):
         raise ValueError("plain http:// is accepted in sandbox only, and only to loopback; use https://")
     return url.rstrip("/")
-
-
-def _split(url: str) -> SplitResult | None:
-    # A backslash or a space makes two parsers see two different hosts.
-    if re.search(r"[\\\s\x00-\x1f]", url):
-        return None
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
 
 
 class Settings(BaseSettings):
@@ -106,6 +96,7 @@ class Settings(BaseSettings):
         entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
         entrega_workers: Worker processes in all; while Redis is away each keeps to its share of an account's limits.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
+        entrega_private_network: The network to Postgres and Redis is private, so that its lines may be plain.
         entrega_standins: The providers are stand-ins: deliveries accepted now never go to real ones. Sandbox only.
         entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
         entrega_keep: Days that ended deliveries, events and records stay; see `config.retention`.
@@ -138,6 +129,7 @@ class Settings(BaseSettings):
     entrega_integrations: Path | None = None
     entrega_failpoints: bool = False
     entrega_standins: bool = False
+    entrega_private_network: bool = False
     entrega_master_keys: SecretStr | None = None
     entrega_keep: str = ""
 
@@ -218,7 +210,9 @@ class Settings(BaseSettings):
     @classmethod
     def _database_is_postgres(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            return SecretStr(_postgres_url(value.get_secret_value()))
+            url = postgres_url(value.get_secret_value())
+            private = bool(info.data.get("entrega_private_network"))
+            return SecretStr(encrypted_postgres_url(url, private=private) if _is_beyond_sandbox(info) else url)
         if cls.needs_ledger and _is_beyond_sandbox(info):
             raise ValueError("required outside sandbox; wanted postgresql://user:password@host:5432/database")
         return None
@@ -226,21 +220,22 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_is_known(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if value is not None:
-            return SecretStr(_redis_url(value.get_secret_value()))
         host, port = info.data.get("redis_host"), info.data.get("redis_port")
-        if host or port:
-            return SecretStr(f"redis://{_bracketed(host or '127.0.0.1')}:{port or 6379}/0")
-        if _is_beyond_sandbox(info):
-            raise ValueError(
-                "required outside sandbox; wanted rediss://:password@host:6379/0, or REDIS_HOST and REDIS_PORT"
-            )
-        return None
+        if value is not None:
+            url = redis_url(value.get_secret_value())
+        elif host or port:
+            url = f"redis://{_bracketed(host or '127.0.0.1')}:{port or 6379}/0"
+        elif _is_beyond_sandbox(info):
+            raise ValueError("required outside sandbox; wanted rediss://:password@host:6379/0")
+        else:
+            return None
+        private = bool(info.data.get("entrega_private_network"))
+        return SecretStr(protected_redis_url(url, private=private) if _is_beyond_sandbox(info) else url)
 
     @field_validator("sentry_dsn")
     @classmethod
     def _dsn_is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
-        parts = _split(value.get_secret_value()) if value is not None else None
+        parts = split_url(value.get_secret_value()) if value is not None else None
         if value is not None and (parts is None or parts.scheme not in {"http", "https"} or not parts.username):
             raise ValueError("wanted the DSN of the project, such as https://key@host/1")
         return value
@@ -276,6 +271,17 @@ class Settings(BaseSettings):
     def delivery_environment(self) -> str:
         """The environment that deliveries accepted now belong to; no other environment ever sends them."""
         return STANDINS if self.entrega_standins else self.entrega_env
+
+    def ledger_url(self) -> str | None:
+        """Return where the ledger is; None where DATABASE_URL is unset.
+
+        Raises:
+            ConfigurationError: The ledger is on another machine, and the rules of the sandbox are in force.
+        """
+        url = self.database_url.get_secret_value() if self.database_url is not None else None
+        if url is not None and self.entrega_env == "sandbox" and not is_on_this_machine(url):
+            raise ConfigurationError({"ENTREGA_ENV": _SANDBOX_STAYS_HERE})
+        return url
 
     @property
     def smtp_submission_port(self) -> int:
@@ -461,19 +467,6 @@ _PLAIN_WORDS: Mapping[str, str] = {
 
 def _is_beyond_sandbox(info: ValidationInfo) -> bool:
     return info.data.get("entrega_env") in {"staging", "production"}
-
-
-def _postgres_url(url: str) -> str:
-    if _split(url) is None or not _POSTGRES.match(url):
-        raise ValueError("wanted postgresql://user:password@host:5432/database; special characters percent-encoded")
-    return _POSTGRES.sub("postgresql+psycopg://", url)
-
-
-def _redis_url(url: str) -> str:
-    parts = _split(url)
-    if parts is None or parts.scheme not in {"redis", "rediss"} or not parts.hostname:
-        raise ValueError("wanted redis://host:6379/0 or rediss://:password@host:6379/0")
-    return url
 
 
 def _bracketed(host: str) -> str:

@@ -80,7 +80,12 @@ def up(
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Add stand-ins for the CRM, WhatsApp and mail.")] = False,
     flower: Annotated[bool, typer.Option("--flower", help="Add Flower, behind a password.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes, 16 threads each.")] = 1,
-    as_json: Json = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say each step, and where the parts answer.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses as JSON, for a program: with passwords.")
+    ] = False,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C.
 
@@ -95,7 +100,8 @@ def up(
 
     settings = load_settings()
     load_specs(settings.entrega_integrations)  # a spec that cannot be served ends the start here
-    plan = Plan(settings, sandbox=sandbox, flower=flower, workers=workers, commands=sys.platform == "linux")
+    commands = sys.platform == "linux"
+    plan = Plan(settings, sandbox=sandbox, flower=flower, workers=workers, commands=commands, verbose=verbose)
     raise typer.Exit(run(plan, as_json=as_json))
 
 

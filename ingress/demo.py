@@ -114,7 +114,7 @@ def run(*, as_json: bool) -> int:
 def _stage(out: Console) -> Iterator[_Stage]:
     data = Path(tempfile.mkdtemp(prefix="entrega-demo-"))
     data.chmod(0o711)  # run by root, Postgres has an account of its own that must pass through here
-    plan = Plan(_settings(data), sandbox=True)
+    plan = Plan(_settings(data), sandbox=True, verbose=True)
     system = System(plan, lambda sentence: out.print(Text(f"    {sentence}", style="dim")))
     out.print(
         Text("Starting Postgres, Valkey, a worker, beat, and stand-ins for the CRM, WhatsApp and mail", style="bold")

@@ -62,6 +62,7 @@ class Plan:
         sandbox: Also run stand-ins for the CRM, WhatsApp and mail.
         workers: Worker processes, 16 threads each.
         commands: Also run the command server, for a command line that answers at once.
+        verbose: Also say each step of a start and a stop.
     """
 
     settings: Settings
@@ -69,6 +70,7 @@ class Plan:
     flower: bool = False
     workers: int = 1
     commands: bool = False
+    verbose: bool = False
 
 
 @dataclass
@@ -76,7 +78,7 @@ class System:
     """Starts, watches and stops the parts. Use it from the main thread.
 
     Attributes:
-        say: Called with one sentence for each step, for a person to read.
+        say: Called with one sentence for what a person should know.
         variables: What the parts were told through their environment; producers need the same.
     """
 
@@ -113,6 +115,9 @@ class System:
                 and what to do.
             LedgerUnavailable: The database that DATABASE_URL names does not answer.
         """
+        if self.plan.sandbox and self.plan.settings.entrega_env != "sandbox":
+            environment = self.plan.settings.entrega_env
+            raise SandboxError(f"stand-ins are for the sandbox, and ENTREGA_ENV is {environment}: leave --sandbox out")
         make_folder(self.data)
         try:
             self._occupied = occupied = occupy(self.data)  # first: another system's files must not be touched
@@ -150,11 +155,15 @@ class System:
             return
         self._occupied.retract()
         for name in reversed(self.parts):
-            self.say(f"stopping {name}")
+            self._step(f"stopping {name}")
             self.parts[name].stop()
         self.parts.clear()
         self._occupied.leave()
         self._occupied = None
+
+    def _step(self, sentence: str) -> None:
+        if self.plan.verbose:
+            self.say(sentence)
 
     @property
     def _environment(self) -> str:
@@ -195,13 +204,13 @@ class System:
         if self.plan.sandbox:  # first, because they need nothing and come up meanwhile
             standins = spawn(self.data, Telling(url=self.url + _WEBHOOK, app_secret=secret))
             self.parts["standins"] = standins
-        if settings.database_url is None:
+        if (url := settings.ledger_url()) is None:
             postgres = PostgresServer(self._servers)
             self.variables["DATABASE_URL"] = self._started("postgres", postgres, postgres.start)
             if postgres.note:
                 self.say(postgres.note)
         else:
-            self.variables["DATABASE_URL"] = settings.database_url.get_secret_value()
+            self.variables["DATABASE_URL"] = url
         if settings.redis_url is None:
             valkey = ValkeyServer(self._servers)
             self.variables["REDIS_URL"] = self._started("valkey", valkey, valkey.start)
@@ -210,7 +219,7 @@ class System:
         if self.plan.sandbox:
             self.standins = await_addresses(self.data, standins)
             self.variables |= sandbox_environment(self.standins_or_fail) | {"WHATSAPP_APP_SECRET": secret}
-            self.say(f"stand-ins answer: CRM {self.standins.crm_url}, Graph API {self.standins.graph_url}")
+            self._step(f"stand-ins answer: CRM {self.standins.crm_url}, Graph API {self.standins.graph_url}")
 
     @property
     def standins_or_fail(self) -> Addresses:
@@ -226,7 +235,7 @@ class System:
     def _started(self, name: str, part: Part, start: Callable[[], str]) -> str:
         url = start()
         self.parts[name] = part
-        self.say(f"{name} answers on this machine")
+        self._step(f"{name} answers on this machine")
         return url
 
     def _prepare_ledger(self) -> None:
@@ -246,7 +255,7 @@ class System:
             hash_clear(vault)
         Desk(engine, actor="up").forget_ticks()
         engine.dispose()
-        self.say(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))
+        self._step(f"the ledger's schema is at revision {after}" + ("" if before == after else " (brought up to date)"))
 
     def _migrated(self, engine: "Engine") -> tuple[str | None, str]:
         from delivery.errors import LedgerUnavailable
@@ -308,7 +317,7 @@ class System:
 
 
 def addresses(system: System) -> Mapping[str, str]:
-    """Return where a person finds the parts that have a page or a port.
+    """Return where a program finds the parts that have a page or a port. It holds passwords: not for a screen.
 
     Shape: {"ingress": "http://127.0.0.1:8080", "database": "postgresql://...", "redis": "redis://..."}
     """

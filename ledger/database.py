@@ -161,6 +161,7 @@ def _translated(engine: Engine) -> Iterator[None]:
             raise
         where = engine.url.render_as_string(hide_password=True).partition("?")[0]
         cause = type(getattr(err, "orig", None) or err).__name__
-        raise LedgerUnavailable(
-            f"the ledger at {where} did not carry out a transaction ({cause}); check that Postgres runs there"
-        ) from err
+        advice = "check that Postgres runs there"
+        if "server does not support SSL" in str(err):
+            advice = "it offers no encrypted line; set up TLS, or ENTREGA_PRIVATE_NETWORK=true in a private network"
+        raise LedgerUnavailable(f"the ledger at {where} did not carry out a transaction ({cause}); {advice}") from err

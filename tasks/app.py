@@ -84,12 +84,12 @@ class Entrega(Celery):
         """The pool of connections to Postgres.
 
         Raises:
-            ConfigurationError: DATABASE_URL is unset, so this process cannot reach the ledger.
+            ConfigurationError: DATABASE_URL is unset, or the sandbox would reach another machine's ledger.
         """
-        url = self.settings.database_url
+        url = self.settings.ledger_url()
         if url is None:
             raise ConfigurationError({"DATABASE_URL": _NOT_RUNNING})
-        return connect(url.get_secret_value(), pool_size=WORKER_THREADS, name="entrega")
+        return connect(url, pool_size=WORKER_THREADS, name="entrega")
 
     @cached_property
     def ledger(self) -> PostgresLedger:

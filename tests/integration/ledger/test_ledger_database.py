@@ -136,3 +136,12 @@ def test_each_statement_stands_by_itself_even_when_the_next_one_fails(migrated):
 
     with transaction(migrated) as connection:
         connection.execute(text("DROP TABLE stands"))  # fails when there is none
+
+
+def test_a_server_without_tls_says_what_to_do_where_tls_is_wanted(postgres_url):
+    wanting = connect(f"{postgres_url}?sslmode=require")
+
+    with pytest.raises(LedgerUnavailable, match="set up TLS, or ENTREGA_PRIVATE_NETWORK=true"):
+        check_schema(wanting)
+
+    wanting.dispose()

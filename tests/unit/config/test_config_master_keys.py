@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.master_keys import kept_keys
-from config.settings import is_loopback
+from config.server_urls import is_loopback
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 

@@ -292,11 +292,92 @@ def test_host_and_port_stand_in_for_a_missing_redis_url(env: dict[str, str], giv
     assert settings.redis_url.get_secret_value() == url
 
 
-def test_host_and_port_are_enough_outside_the_sandbox(env: dict[str, str]) -> None:
-    env.update(PRODUCTION, REDIS_HOST="redis.example")
-    del env["REDIS_URL"]
+PRIVATE = {"ENTREGA_PRIVATE_NETWORK": "true"}
 
-    assert load_settings().redis_url is not None
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({"REDIS_URL": "rediss://:s3gredo@redis.example:6379/0"}, "rediss://:s3gredo@redis.example:6379/0"),
+        ({"REDIS_URL": "redis://127.0.0.1:6379/0"}, "redis://127.0.0.1:6379/0"),
+        ({"REDIS_URL": "", "REDIS_PORT": "6379"}, "redis://127.0.0.1:6379/0"),
+        (PRIVATE | {"REDIS_URL": "redis://:s3gredo@valkey:6379/0"}, "redis://:s3gredo@valkey:6379/0"),
+        (PRIVATE | {"REDIS_URL": "redis://:s3gredo@10.0.0.7:6379/0"}, "redis://:s3gredo@10.0.0.7:6379/0"),
+        (PRIVATE | {"REDIS_URL": "redis://u:s3gredo@redis.internal/0"}, "redis://u:s3gredo@redis.internal/0"),
+    ],
+)
+def test_outside_the_sandbox_a_protected_redis_is_accepted(
+    env: dict[str, str], given: dict[str, str], url: str
+) -> None:
+    env.update(PRODUCTION | given)
+
+    settings = load_settings()
+
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"REDIS_URL": "redis://:s3gredo@redis.example:6379/0"}, "redis:// is a plain line"),
+        ({"REDIS_URL": "redis://:s3gredo@valkey:6379/0"}, "set ENTREGA_PRIVATE_NETWORK=true"),
+        (PRIVATE | {"REDIS_URL": "redis://:s3gredo@redis.example:6379/0"}, "redis:// is a plain line"),
+        (PRIVATE | {"REDIS_URL": "redis://valkey:6379/0"}, "needs a password"),
+        ({"REDIS_URL": "rediss://redis.example:6379/0"}, "needs a password"),
+        ({"REDIS_URL": "", "REDIS_HOST": "redis.example"}, "needs a password"),
+        (PRIVATE | {"REDIS_URL": "", "REDIS_HOST": "10.0.0.7"}, "needs a password"),
+    ],
+)
+def test_outside_the_sandbox_a_redis_of_another_machine_needs_a_password_and_tls(
+    env: dict[str, str], given: dict[str, str], words: str
+) -> None:
+    env.update(PRODUCTION | given)
+
+    refusal = _refusal()
+
+    assert set(refusal.issues) == {"REDIS_URL"}
+    assert words in refusal.issues["REDIS_URL"]
+    assert "s3gredo" not in str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("given", "rest"),
+    [
+        ({"DATABASE_URL": "postgres://u:p@db.example/entrega"}, "u:p@db.example/entrega?sslmode=require"),
+        ({"DATABASE_URL": "postgres://u:p@db.example/e?a=1"}, "u:p@db.example/e?a=1&sslmode=require"),
+        ({"DATABASE_URL": "postgres://u:p@db.example/e?sslmode=verify-full"}, "u:p@db.example/e?sslmode=verify-full"),
+        ({"DATABASE_URL": "postgres://u:p@postgres/entrega"}, "u:p@postgres/entrega?sslmode=require"),
+        ({"DATABASE_URL": "postgres://u:p@[::1]/entrega"}, "u:p@[::1]/entrega"),
+        ({"DATABASE_URL": "postgres:///entrega?host=/run/pg"}, "/entrega?host=/run/pg"),
+        (PRIVATE | {"DATABASE_URL": "postgres://u:p@postgres:5432/entrega"}, "u:p@postgres:5432/entrega"),
+        (PRIVATE | {"DATABASE_URL": "postgres://u:p@db.example/entrega"}, "u:p@db.example/entrega?sslmode=require"),
+    ],
+)
+def test_outside_the_sandbox_the_line_to_a_ledger_of_another_machine_is_encrypted(
+    env: dict[str, str], given: dict[str, str], rest: str
+) -> None:
+    env.update(PRODUCTION | given)
+
+    assert load_settings().ledger_url() == f"postgresql+psycopg://{rest}"
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
+def test_outside_the_sandbox_a_line_that_may_be_plain_is_refused(env: dict[str, str], mode: str) -> None:
+    env.update(PRODUCTION | {"DATABASE_URL": f"postgres://u:p@db.example/entrega?sslmode={mode}"})
+
+    assert f"sslmode={mode} allows a plain line" in _refusal().issues["DATABASE_URL"]
+
+
+@pytest.mark.parametrize("host", ["db.example", "10.0.0.7", "postgres"])
+def test_the_sandbox_keeps_to_ledgers_of_this_machine(env: dict[str, str], host: str) -> None:
+    env["DATABASE_URL"] = f"postgres://u:p@{host}/entrega"
+    settings = load_settings()
+
+    with pytest.raises(ConfigurationError, match="set it to staging or production") as refused:
+        settings.ledger_url()
+
+    assert set(refused.value.issues) == {"ENTREGA_ENV"}
 
 
 @pytest.mark.parametrize(
