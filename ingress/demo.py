@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from config.neutral import forget_variables
 from config.settings import Settings, load_settings
 from delivery.errors import InvalidCommand
 from ingress.printing import console, deliveries_table, program, timeline_table, verdict_table
@@ -114,6 +115,7 @@ def run(*, as_json: bool) -> int:
 def _stage(out: Console) -> Iterator[_Stage]:
     data = Path(tempfile.mkdtemp(prefix="entrega-demo-"))
     data.chmod(0o711)  # run by root, Postgres has an account of its own that must pass through here
+    forget_variables()
     plan = Plan(_settings(data), sandbox=True, verbose=True)
     system = System(plan, lambda sentence: out.print(Text(f"    {sentence}", style="dim")))
     out.print(
@@ -121,8 +123,9 @@ def _stage(out: Console) -> Iterator[_Stage]:
     )
     system.variables |= {"ENTREGA_ENV": "sandbox", "CRM_TIMEOUT": str(_CALL_DEADLINE_S)}
     try:
-        system.start()
-        yield _Stage(system, _producer(system), controls(system.standins_or_fail), out)
+        with chdir(data):  # no `.env` here
+            system.start()
+            yield _Stage(system, _producer(system), controls(system.standins_or_fail), out)
     finally:
         out.print(Text("\nStopping", style="bold"))
         system.stop()
@@ -130,10 +133,9 @@ def _stage(out: Console) -> Iterator[_Stage]:
 
 
 def _settings(data: Path) -> Settings:
-    # A system that runs elsewhere, or a production environment, must not take part in the demo.
     make_folder(data)
-    own = load_settings({"entrega_env": "sandbox", "entrega_data": data, "entrega_port": 0})
-    return own.model_copy(update={"database_url": None, "redis_url": None})
+    with chdir(data):
+        return load_settings({"entrega_env": "sandbox", "entrega_data": data, "entrega_port": 0})
 
 
 def _producer(system: System) -> Entrega:

@@ -29,7 +29,8 @@ from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from config.settings import Settings, load_settings
+from config.neutral import set_variables
+from config.settings import load_settings
 from ingress.system import Plan, System
 from ledger.database import transaction
 from ledger.entries import hashed_key
@@ -44,7 +45,6 @@ PATIENCE_S = 240
 HOLD = {"on_uncertain": "hold"}
 # Long enough that a slow machine does not miss it by itself; a module whose calls are meant to may set `DEADLINE_S`.
 CALL_DEADLINE_S = 10
-_FOREIGN_VARIABLES = ("CELERY", "FLOWER_", "PG", "PROMETHEUS_", "SENTRY_")
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -267,9 +267,8 @@ def lead_of(name: str) -> dict[str, str]:
 @pytest.fixture(scope="module", autouse=True)
 def neutral_environment(tmp_path_factory):
     """A developer's CRM_* or DATABASE_URL, and a `.env` where the tests are started, must not leak in."""
-    ours = {each.upper() for each in Settings.model_fields}
     with pytest.MonkeyPatch.context() as patch:
-        for name in [each for each in os.environ if each.upper() in ours or each.startswith(_FOREIGN_VARIABLES)]:
+        for name in set_variables():
             patch.delenv(name)
         patch.chdir(tmp_path_factory.mktemp("nowhere"))
         yield
