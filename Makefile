@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 # The rivals that `make bench` compares with; only benchmarks use them.
 RIVALS := .venv-bench
 RIVALS_READY := $(RIVALS)/.ready
+JOBS ?= 2
 
 define CHECK_PYTHON
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -15,23 +16,26 @@ $(PYTHON) -c 'import ensurepip' 2>/dev/null \
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check up faults attack bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start bench-submits outage requirements clean
+.PHONY: help venv demo test install-check check up faults attack bench bench-quick bench-claims bench-fairness bench-growth bench-soak bench-start bench-submits outage requirements clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(READY) ## Make .venv with everything in it; the command line is .venv/bin/entrega
 
 # One rule for both: exactly the packages of the file, each with its hash; nothing is resolved.
 $(READY): requirements/dev.txt pyproject.toml
 	@$(CHECK_PYTHON)
-	@$(PYTHON) requirements/install.py $(VENV) requirements/dev.txt --project
+	@$(PYTHON) requirements/install.py $(VENV) requirements/dev.txt --project $(if $(PIP),--pip $(PIP))
 
 demo: $(READY) ## Run the main job and its worst days, in under a minute
 	@$(BIN)/entrega demo
 
-test: $(READY) ## Run all tests on real embedded servers
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: $(READY) ## Run all tests on real embedded servers (JOBS=4 runs four files at once)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+install-check: $(READY) ## Install it and play the demo as strangers do: no network, Ctrl-C, another account (about 15 minutes)
+	@$(BIN)/python -m tests.install.check $(CHECK)
 
 check: $(READY) ## Lint, types and import contracts
 	@$(BIN)/ruff format --check .

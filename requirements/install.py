@@ -1,10 +1,11 @@
 """Make a virtual environment that holds exactly the packages of one requirements file.
 
-    python requirements/install.py FOLDER FILE [--project]
+    python requirements/install.py FOLDER FILE [--project] [--pip VERSION]
 
 pip resolves nothing here: it installs each line of the file as written and checks its hash; `pip check` compares the
-result. `--project` adds this project itself, editable. Prints its own lines only, and pip's last lines when pip fails.
-A run that does not end well leaves no folder behind. Needs nothing but the standard library.
+result. `--project` adds this project itself, editable. `--pip` takes another pip ("newest" or a version) than the one
+that comes with this Python. Prints its own lines only, and pip's last lines when pip fails. A run that does not end
+well leaves no folder behind. Needs nothing but the standard library.
 """
 
 import argparse
@@ -64,10 +65,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("file", type=Path)
     parser.add_argument("--project", action="store_true")
+    parser.add_argument("--pip")
     asked = parser.parse_args()
     print(f"Making {asked.folder} with Python {sys.version.split()[0]} (about a minute, once)", flush=True)
     try:
-        _install(asked.folder, asked.file, project=asked.project)
+        _install(asked)
     except KeyboardInterrupt:
         return _give_up(asked.folder, f"Interrupted: {asked.folder} was removed. Run the same command again.", 130)
     except _Failed as err:
@@ -80,17 +82,19 @@ def main() -> int:
     return 0
 
 
-def _install(folder: Path, file: Path, *, project: bool) -> None:
-    ready = folder / ".ready"
+def _install(asked: argparse.Namespace) -> None:
+    ready = asked.folder / ".ready"
     ready.unlink(missing_ok=True)
-    _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    exactly = ["install", "--no-deps", "--progress-bar", "off"]
-    with _Progress(len(_PINNED.findall(file.read_text()))) as progress:
-        _run([*pip, *exactly, "--require-hashes", "-r", str(file)], progress.read)
+    _run([sys.executable, "-m", "venv", "--clear", str(asked.folder)])
+    pip = [str(asked.folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    exactly = [*pip, "install", "--no-deps", "--progress-bar", "off"]
+    if asked.pip:
+        _run([*exactly, "--upgrade", "pip" if asked.pip == "newest" else f"pip=={asked.pip}"])
+    with _Progress(len(_PINNED.findall(asked.file.read_text()))) as progress:
+        _run([*exactly, "--require-hashes", "-r", str(asked.file)], progress.read)
         progress.show("checking that they fit together")
-        if project:
-            _run([*pip, *exactly, "--no-build-isolation", "--editable", "."])
+        if asked.project:
+            _run([*exactly, "--no-build-isolation", "--editable", "."])
         _run([*pip, "check"])
     ready.touch()
 
