@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingress.shell import REFUSED, WRONG_USE, Json, Reason, fail, opened_app
+from ingress.shell import REFUSED, WRONG_USE, Json, Reason, fail, opened_app, typed_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,7 +159,7 @@ def typed_values(variables: tuple[str, ...]) -> dict[str, str]:
 
         typed = {
             name: value or ""
-            for name, value in dotenv_values(stream=io.StringIO(sys.stdin.read()), interpolate=False).items()
+            for name, value in dotenv_values(stream=io.StringIO(typed_lines()), interpolate=False).items()
         }
     return {name: value.strip() for name, value in typed.items() if value.strip()}
 
@@ -173,7 +173,7 @@ def _is_secret(variable: str) -> bool:
 
 def _typed_secret(account: str) -> str:
     is_typed = sys.stdin.isatty()
-    text = typer.prompt(f"Refresh token of {account}", hide_input=True) if is_typed else sys.stdin.read()
+    text = typer.prompt(f"Refresh token of {account}", hide_input=True) if is_typed else typed_lines()
     secret = str(text).strip()
     # What a header can carry as one word; anything else was cut off or pasted with something beside it.
     if not secret or not all("!" <= each <= "~" for each in secret):

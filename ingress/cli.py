@@ -24,6 +24,7 @@ from ingress.keys import keys
 from ingress.limits import limits
 from ingress.producers import producers
 from ingress.rollouts import rollouts
+from ingress.set_aside import set_aside
 from ingress.shell import AWAY, NOT_WELL, REFUSED, WRONG_USE, Account, Before, Id, Json, Kind, Most, Reason
 from ingress.shell import fail as _fail
 from ingress.shell import opened_app as _app
@@ -55,6 +56,7 @@ cli.add_typer(callbacks, name="callbacks")
 cli.add_typer(producers, name="producers")
 cli.add_typer(approvals, name="approvals")
 cli.add_typer(accounts, name="accounts")
+cli.add_typer(set_aside, name="set-aside")
 cli.add_typer(forms, name="spec")
 cli.command("limits")(limits)
 cli.command("erase")(erase)
@@ -130,12 +132,14 @@ def submit(
 
     Example: entrega submit create_lead nome="Ana Teste" email=ana.teste@exemplo.com.br interesse=produto_a
     """
-    from ingress.editing import mapping
     from ingress.printing import show_answer
 
     command = _body(body)
-    if key:
-        command = {**command, "options": {**mapping(command.get("options")), "key": key}}
+    options = command.get("options", {})
+    if key and isinstance(options, dict):  # else the intake says what they must be
+        if options.get("key") not in {None, key}:
+            _fail("options.key differs from --key; give one of them.", WRONG_USE)
+        command = {**command, "options": {**options, "key": key}}
     answer = _app().intake.submit(kind, command, producer="cli", language="en" if english else "pt")
     _print_json(asdict(answer)) if as_json else show_answer(answer)
 
@@ -325,6 +329,9 @@ def mcp(
 
 def main() -> None:
     """Run the command line; a fault becomes one sentence and an exit code, never a traceback."""
+    for place, word in enumerate(sys.argv[1:], start=1):
+        if not word.isprintable() and any("\ud800" <= each <= "\udfff" for each in word):
+            _fail(f"Word {place} of the command is not text in UTF-8.", WRONG_USE)
     try:
         cli(prog_name="entrega")
     except Exception as err:

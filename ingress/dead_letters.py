@@ -212,7 +212,7 @@ def edit_dead(
     app = opened_app()
     letters = _letters(app)
     letter = _editable(letters, delivery_id, reason, anyway=anyway)
-    new = edited_body(letter, typed_body(changes or [str(body)]), whole=body is not None)
+    new = edited_body(letter, typed_body(changes or [str(body)]), whole=body is not None, language="en")
     new["options"]["key"] = letters.edit_key(delivery_id, new)
     ledger = letters.resubmitting(delivery_id, reason=reason)
     intake = replace(app.intake, ledger=ledger, policies=Unbound())  # an operator asks, not the producer

@@ -12,6 +12,7 @@ from ledger.alerts import Alerts
 from ledger.operating import pause_of_all
 from ledger.retention import Retention
 from ledger.rollouts import Rollouts
+from ledger.setting_aside import SetAside
 from worker.life import check_ledger
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
@@ -40,7 +41,7 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_elsewhere(app), *_pause(app), *_rollouts(app), *_accounts(app), *_alerts(app)]
+        findings += [_work(app), *_elsewhere(app), *_pause(app), *_set_aside(app), *_rollouts(app), *_accounts(app), *_alerts(app)]
         findings.append(_retention(app))
     return findings
 
@@ -86,6 +87,13 @@ def _pause(app: "Entrega") -> Iterator[Finding]:
     if pause is not None:
         since = f"{pause.at:%Y-%m-%d %H:%M:%S} UTC by {pause.actor}: {pause.reason}"
         yield Finding("pause", well=False, note=f"everything is paused since {since}; go on with: entrega resume --all")
+
+
+def _set_aside(app: "Entrega") -> Iterator[Finding]:
+    found = SetAside(app.database).count()
+    if found:
+        note = f"{found} could not be worked on and wait for a person; the others go on. See: entrega set-aside list"
+        yield Finding("events", well=False, note=note)
 
 
 def _rollouts(app: "Entrega") -> Iterator[Finding]:

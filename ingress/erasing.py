@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingress.shell import NOT_WELL, REFUSED, WRONG_USE, Json, Reason, fail, opened_app, print_json
+from ingress.shell import NOT_WELL, REFUSED, WRONG_USE, Json, Reason, fail, opened_app, print_json, typed_lines
 
 if TYPE_CHECKING:
     from ledger.erasing import Erased
@@ -42,7 +42,7 @@ def _typed_recipients() -> list[str]:
 
     is_typed = sys.stdin.isatty()
     question = "E-mail addresses, phone numbers (+...), WhatsApp ids, with commas between"
-    text = str(typer.prompt(question, err=True)) if is_typed else sys.stdin.read()
+    text = str(typer.prompt(question, err=True)) if is_typed else typed_lines()
     found = []
     for n, each in enumerate((line for line in re.split(r"[\n,;]", text) if line.strip()), 1):
         try:

@@ -29,8 +29,13 @@ _COLOURS = {
 
 
 def console() -> Console:
-    """Return a console on standard output; without a terminal lines are wide and plain, fit for a file or a pipe."""
-    return Console() if sys.stdout.isatty() else Console(width=160, highlight=False)
+    """Return a console on standard output; without a terminal lines are wide and plain, fit for a file or a pipe.
+
+    Brackets and colons of a text stay as they are: what somebody typed must not colour a line, or end it with a fault.
+    """
+    if sys.stdout.isatty():
+        return Console(markup=False, emoji=False)
+    return Console(width=160, highlight=False, markup=False, emoji=False)
 
 
 def program() -> str:
@@ -83,12 +88,12 @@ def _facts(found: "Delivery") -> Iterable[tuple[str, Text | str]]:
         yield "fallback of", str(found.fallback_of)
     if found.fallback_id:
         yield "its fallback", str(found.fallback_id)
-    yield "accepted", f"{_instant(found.created_at)} in {found.environment}"
+    yield "accepted", f"{instant(found.created_at)} in {found.environment}"
     if found.next_at and found.state in ("ready", "waiting"):
-        yield "next attempt", _instant(found.next_at)
-        yield "gives up", _instant(found.expires_at)
+        yield "next attempt", instant(found.next_at)
+        yield "gives up", instant(found.expires_at)
     if found.settled_at:
-        yield "settled", _instant(found.settled_at)
+        yield "settled", instant(found.settled_at)
     if found.replay_of:
         yield "takes the place of", str(found.replay_of)
 
@@ -104,7 +109,7 @@ def timeline_table(timeline: "Sequence[Attempt]") -> Table:
         if each.provider_code:
             code += f" ({each.provider_code})"
         table.add_row(
-            str(each.n), _instant(each.started_at), outcome, Text(code), str(each.http_status or ""), took, then
+            str(each.n), instant(each.started_at), outcome, Text(code), str(each.http_status or ""), took, then
         )
     return table
 
@@ -135,7 +140,7 @@ def deliveries_table(found: "Sequence[Delivery]", *, reasons: bool = False) -> T
     for each in found:
         tail = f"{each.code}: {each.reason}" if reasons else (each.receipt or each.code or "")
         row = (str(each.id), each.kind, Text(each.recipient), _coloured(each.state), str(each.attempts))
-        table.add_row(*row, _instant(each.created_at), Text(tail, overflow="ellipsis", no_wrap=not reasons))
+        table.add_row(*row, instant(each.created_at), Text(tail, overflow="ellipsis", no_wrap=not reasons))
     return table
 
 
@@ -186,7 +191,7 @@ def show_history(actions: Sequence["Action"]) -> None:
     """Print a delivery's audit trail."""
     table = Table("when", "who", "did", "why", box=None, header_style="dim")
     for each in actions:
-        table.add_row(_instant(each.at), Text(each.actor), Text(each.action), Text(each.reason or ""))
+        table.add_row(instant(each.at), Text(each.actor), Text(each.action), Text(each.reason or ""))
     console().print(table)
 
 
@@ -197,7 +202,7 @@ def show_piles(piles: Sequence["Pile"]) -> None:
         return
     table = Table("account", "code", "letters", "oldest", box=None, header_style="dim")
     for each in piles:
-        table.add_row(each.account, Text(each.code or ""), str(each.count), _instant(each.oldest_at))
+        table.add_row(each.account, Text(each.code or ""), str(each.count), instant(each.oldest_at))
     console().print(table)
 
 
@@ -215,7 +220,7 @@ def show_replays(found: Sequence["BulkReplay"]) -> None:
         counts = (each.total, each.succeeded, each.dead_again, each.open, each.put_back)
         how = Text(each.stop_reason or "runs")
         table.add_row(
-            str(each.id), Text(each.actor), _instant(each.started_at), *map(str, counts), how, Text(each.reason)
+            str(each.id), Text(each.actor), instant(each.started_at), *map(str, counts), how, Text(each.reason)
         )
     console().print(table)
 
@@ -228,14 +233,14 @@ def show_keys(found: Sequence["ApiKey"]) -> None:
     table = Table("key", "begins", "producer", "scopes", "made", "by", "ends", box=None, header_style="dim")
     table.columns[0].no_wrap = True
     for each in found:
-        ends = f"revoked {_instant(each.revoked_at)}" if each.revoked_at else _maybe_instant(each.expires_at)
-        made = (_instant(each.created_at), Text(each.created_by))
+        ends = f"revoked {instant(each.revoked_at)}" if each.revoked_at else _maybe_instant(each.expires_at)
+        made = (instant(each.created_at), Text(each.created_by))
         table.add_row(str(each.id), each.hint, Text(each.producer), ", ".join(each.scopes), *made, ends)
     console().print(table)
 
 
 def _maybe_instant(value: datetime | None) -> str:
-    return _instant(value) if value else "never"
+    return instant(value) if value else "never"
 
 
 def show_endpoints(found: Sequence["Listed"], breakers: Mapping[str, str]) -> None:
@@ -247,7 +252,7 @@ def show_endpoints(found: Sequence["Listed"], breakers: Mapping[str, str]) -> No
     table.columns[0].no_wrap = True
     for each in found:
         state = Text(f"disabled: {each.disabled_reason}", style="red") if each.disabled_at else Text("open")
-        row = (str(each.id), Text(each.producer), Text(each.account), _instant(each.created_at))
+        row = (str(each.id), Text(each.producer), Text(each.account), instant(each.created_at))
         table.add_row(*row, breakers[each.account], state)
     console().print(table)
 
@@ -256,5 +261,6 @@ def _coloured(word: str) -> Text:
     return Text(word, style=_COLOURS.get(word, ""))
 
 
-def _instant(value: datetime) -> str:
+def instant(value: datetime) -> str:
+    """Return an instant in local time."""
     return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")

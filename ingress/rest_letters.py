@@ -287,7 +287,7 @@ def _add_moving(router: APIRouter, door: RestDoor) -> None:
         asked = checked(Edit, raw, language)
         letters = _letters(door, caller)
         letter = _editable(letters, delivery_id, asked)
-        new = edited_body(letter, asked.changes, whole=asked.whole)
+        new = edited_body(letter, asked.changes, whole=asked.whole, language=language)
         new["options"]["key"] = letters.edit_key(delivery_id, new)
         ledger = letters.resubmitting(delivery_id, reason=asked.reason)
         intake = replace(door.app.intake, ledger=ledger, policies=Unbound())  # an operator asks, not the producer

@@ -11,6 +11,7 @@ from uuid import UUID
 import typer
 
 from ingress.bounds import LONGEST_AGE_S
+from ingress.strict_json import UnacceptableJson, parse_json
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -58,16 +59,24 @@ def fail(message: str, code: int) -> NoReturn:
 def typed_body(words: list[str]) -> dict[str, Any]:
     """Return the body that was typed: JSON, @file, - for standard input, or field=value pairs."""
     if len(words) == 1 and words[0] == "-":
-        return _parsed(sys.stdin.read(), "standard input")
+        return _parsed(typer.get_binary_stream("stdin").read(), "standard input")
     if len(words) == 1 and words[0].startswith("@"):
-        return _parsed(_file_text(Path(words[0][1:])), words[0][1:])
+        return _parsed(_file_bytes(Path(words[0][1:])), words[0][1:])
     if len(words) == 1 and words[0].lstrip().startswith("{"):
-        return _parsed(words[0], "the argument")
+        return _parsed(_typed(words[0]), "the argument")
     pairs = [each.partition("=") for each in words]
     if not all(equals and name for name, equals, _ in pairs):
         fail("Give the body as JSON, as @file, as - for standard input, or as field=value pairs.", WRONG_USE)
     # A list or an object may stand as JSON behind its name: tags=["vip"]
     return {name: _parsed_value(value) if value[:1] in ("[", "{") else value for name, _, value in pairs}
+
+
+def typed_lines() -> str:
+    """Return the text on standard input."""
+    try:
+        return typer.get_binary_stream("stdin").read().decode()
+    except UnicodeDecodeError:
+        fail("Standard input is not text in UTF-8.", WRONG_USE)
 
 
 def parsed_age(value: str) -> timedelta:
@@ -83,23 +92,27 @@ def parsed_age(value: str) -> timedelta:
 
 def _parsed_value(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        return parse_json(_typed(text))
+    except UnacceptableJson:
+        return text  # a text may begin like a list; where it must be one, the intake says so
 
 
-def _file_text(file: Path) -> str:
+def _typed(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # as it was typed, bytes that are no UTF-8 included
+
+
+def _file_bytes(file: Path) -> bytes:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
+        return file.read_bytes()
+    except (OSError, ValueError) as err:  # ValueError: no name of a file, as Python sees it
         fail(f"{file} cannot be read: {type(err).__name__}. Give a UTF-8 file that holds one JSON object.", WRONG_USE)
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _parsed(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except ValueError as err:
-        fail(f"The body in {where} is not JSON: {getattr(err, 'msg', 'unreadable')}.", WRONG_USE)
+        found = parse_json(raw)
+    except UnacceptableJson as err:
+        fail(f"The body in {where} is not JSON that can be taken: {err}.", WRONG_USE)
     if not isinstance(found, dict):
         fail(f"The body in {where} must be one JSON object.", WRONG_USE)
     return found

@@ -29,8 +29,11 @@ class UnacceptableJson(ValueError):
         self.why = (portuguese, english)
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes, *, whole_texts: bool = True) -> Any:
     """Return the value that a UTF-8 text stands for.
+
+    Args:
+        whole_texts: False lets half surrogate pairs pass, for texts that others wrote and that are cleaned afterwards.
 
     Raises:
         UnacceptableJson: See the module.
@@ -46,7 +49,7 @@ def parse_json(raw: bytes) -> Any:
         raise UnacceptableJson(f"erro em {place} (linha:coluna)", f"error at {place} (line:column)") from None
     except RecursionError:
         raise _too_deep() from None
-    _check(value)
+    _check(value, whole_texts=whole_texts)
     return value
 
 
@@ -79,18 +82,19 @@ _DECODER = json.JSONDecoder(
 )  # fmt: skip
 
 
-def _check(value: object) -> None:
+def _check(value: object, *, whole_texts: bool) -> None:
     """Walk the value level by level, so that no depth can exhaust the stack."""
     level = [value]
     for _ in range(_DEEPEST + 1):
-        level = [below for each in level for below in _below(each)]
+        level = [below for each in level for below in _below(each, whole_texts=whole_texts)]
     if level:
         raise _too_deep()
 
 
-def _below(value: object) -> Iterable[object]:
+def _below(value: object, *, whole_texts: bool) -> Iterable[object]:
     if isinstance(value, str):
-        _check_text(value)
+        if whole_texts:
+            _check_text(value)
         return ()
     if isinstance(value, dict):
         return chain(value.keys(), value.values()) if value else _NOTHING

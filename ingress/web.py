@@ -32,6 +32,7 @@ from ingress.slow_clients import PatientProtocol
 from ingress.strangers import Strangers
 from ingress.webhooks import create_webhooks
 from ledger.alerts import Alerts
+from ledger.setting_aside import SetAside
 from worker import app as entrega
 from worker.life import begin, check_ledger, require_ledger
 from worker.metrics import LedgerCollector, LedgerFigures, render_metrics
@@ -131,7 +132,8 @@ def _alerts(app: "Entrega") -> list[dict[str, str]]:
 
 def _figures(app: "Entrega") -> LedgerFigures:
     held = sum(1 for each in app.archive.accounts() if each.held_reason)
-    return LedgerFigures(app.archive.counts(), app.archive.oldest_due(), held)
+    set_aside = SetAside(app.database).count()
+    return LedgerFigures(app.archive.counts(), app.archive.oldest_due(), held, set_aside)
 
 
 def web_server() -> uvicorn.Server:

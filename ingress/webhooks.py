@@ -8,14 +8,13 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import APIRouter, Request, Response
@@ -31,6 +30,7 @@ from ingress.bodies import BodyReader
 from ingress.problems import Problem
 from ingress.sampling import Sampler
 from ingress.strangers import Strangers
+from ingress.strict_json import UnacceptableJson, parse_json
 from providers.described_webhook import described_events
 from providers.whatsapp_cloud.webhooks import Reader
 from tasks.app import UPKEEP_QUEUE
@@ -188,16 +188,12 @@ def _keep(app: "Entrega", door: _Door, body: bytes) -> int:
 
 def _told(door: _Door, body: bytes) -> Told:
     try:
-        parsed = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise _refused(door, Problem("invalid_json", why=("não é JSON", "it is not JSON")), "it is not JSON") from None
+        parsed = parse_json(body, whole_texts=False)
+    except UnacceptableJson as err:
+        raise _refused(door, Problem("invalid_json", why=err.why), f"no acceptable JSON: {err}") from None
     if door.form.shape is not None:
         return described_events(parsed, door.form.shape)
     return Reader(door.form, door.settings.whatsapp_phone_number_id, datetime.now(UTC)).read(parsed)
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are no JSON")
 
 
 def _is_one_of(word: str, tokens: Sequence[str]) -> bool:

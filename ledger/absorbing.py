@@ -5,6 +5,7 @@ from sqlalchemy import text
 from delivery.inbound import FAILURES, LADDER
 from ledger.contacts import names_of
 from ledger.order import CANCELABLE
+from ledger.setting_aside import WAITS
 
 _LADDER = "ARRAY['" + "','".join(LADDER) + "']"
 _FAILED = "('" + "','".join(FAILURES) + "')"
@@ -19,7 +20,8 @@ WAITING = text(f"""
     WITH waiting AS (
       SELECT e.id, e.kind, e.delivery_id, coalesce(e.status IN {_FAILED}, false) AS failed
       FROM inbound_events e
-      WHERE e.worked_at IS NULL
+      WHERE e.worked_at IS NULL AND {WAITS}
+        AND (CAST(:ids AS bigint[]) IS NULL OR e.id = ANY(CAST(:ids AS bigint[])))
         AND NOT (coalesce(e.status IN {_FAILED}, false)
                  AND EXISTS (SELECT FROM deliveries d WHERE d.id = e.delivery_id AND d.state = 'attempting'))
       ORDER BY e.id LIMIT :most

@@ -4,7 +4,7 @@ A trigger writes `callback_events` within the transaction that changes a deliver
 and nothing is told that did not happen (docs/adr/0018). Here each event becomes a row of `deliveries`, once.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -16,18 +16,21 @@ from sqlalchemy import Connection, Row, select, text
 
 from delivery.callbacks import Callback, account_of
 from delivery.commands import Options
+from delivery.errors import LedgerUnavailable
 from delivery.ids import id_of_event, new_id
 from delivery.ports import Hint, NewDelivery
 from ledger.database import transaction
 from ledger.models import attempts
 from ledger.reading import Attempt, attempt_of, delivery_of, public_view
+from ledger.setting_aside import WAITS, Apart, Fault
 from ledger.store import PostgresLedger
 
 # Who takes a delivery's first event takes all of them: two that work at once never part the events of one delivery.
-_TAKE = text("""
+_TAKE = text(f"""
     WITH heads AS (
       SELECT t.delivery_id FROM callback_events t
-      WHERE NOT EXISTS (SELECT FROM callback_events e WHERE e.delivery_id = t.delivery_id AND e.id < t.id)
+      WHERE NOT EXISTS (SELECT FROM callback_events e WHERE e.delivery_id = t.delivery_id AND e.id < t.id) AND {WAITS}
+        AND (CAST(:ids AS uuid[]) IS NULL OR t.delivery_id = ANY(CAST(:ids AS uuid[])))
       ORDER BY t.id LIMIT :most FOR UPDATE OF t SKIP LOCKED
     ), taken AS (
       DELETE FROM callback_events t USING heads h WHERE t.delivery_id = h.delivery_id RETURNING t.*
@@ -37,7 +40,8 @@ _TAKE = text("""
            t.settled_at AS event_settled_at, e.account AS endpoint_account, e.disabled_reason
     FROM taken t JOIN deliveries d ON d.id = t.delivery_id JOIN endpoints e ON e.id = d.endpoint_id
     ORDER BY t.id
-""")
+""")  # noqa: S608 - a piece of `ledger.setting_aside`
+_NOTED = text(f"SELECT DISTINCT delivery_id FROM callback_events WHERE {WAITS} LIMIT :most")  # noqa: S608 - as above
 _UNTOLD = text("""
     INSERT INTO audit (actor, action, delivery_id, reason)
     SELECT 'callbacks', 'not_told', told.id, told.reason
@@ -74,22 +78,39 @@ class Callbacks:
     Attributes:
         expires_in: Promise to try until then.
         key_kept: How long a repeated event is recognised.
+        failed: Told of each event that cannot be opened; it is tried again later, and then set aside.
     """
 
     ledger: PostgresLedger
     expires_in: timedelta
     key_kept: timedelta = timedelta(days=7)
+    failed: Callable[[Fault], object] = lambda _: None
 
     def open_noted(self, *, most: int = 100) -> list[Hint]:
         """Open a callback for every event that was noted, oldest first, and return them.
 
-        Events of an endpoint that is disabled are told to nobody; the delivery's audit trail says so.
+        Events of an endpoint that is disabled are told to nobody; the delivery's audit trail says so. An event that
+        fails costs no other one.
 
         Args:
             most: Events of at most this many deliveries.
         """
+        try:
+            return self._open(most)
+        except LedgerUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 - one of them fails, whatever it is: the others are opened without it
+            apart = Apart(self.ledger.engine, "callback_events", self.failed)
+            opened = apart.work(self._noted(most), lambda ids: self._open(len(ids), ids))
+        return [hint for each in opened for hint in each]
+
+    def _noted(self, most: int) -> list[UUID]:
         with transaction(self.ledger.engine) as connection:
-            rows = connection.execute(_TAKE, {"most": most}).all()
+            return list(connection.execute(_NOTED, {"most": most}).scalars())
+
+    def _open(self, most: int, only: Sequence[UUID] | None = None) -> list[Hint]:
+        with transaction(self.ledger.engine) as connection:
+            rows = connection.execute(_TAKE, {"most": most, "ids": only}).all()
             if not rows:
                 return []
             timelines = _timelines(connection, {row.id for row in rows})

@@ -5,19 +5,21 @@ Storing is one transaction with one statement for all events, and a repeat chang
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, text
 
+from delivery.errors import LedgerUnavailable
 from delivery.inbound import Event, Json
 from delivery.ports import Hint
 from ledger import absorbing as sql
 from ledger.canceling import call_back
 from ledger.database import transaction
 from ledger.sealing import Unreadable, seal, unseal
+from ledger.setting_aside import Apart, Fault
 from ledger.store import PostgresLedger
 
 # In the order of the key, so that two webhooks with the same events wait for each other and never in a circle. Their
@@ -78,7 +80,7 @@ class Absorbed:
     """What one round of work did.
 
     Attributes:
-        worked: Events worked on.
+        worked: Events worked on, those that failed among them.
         hints: Deliveries that were opened, for a worker to look at.
     """
 
@@ -92,10 +94,12 @@ class Inbound:
 
     Attributes:
         forwarder: Where people's messages go; None keeps them here.
+        failed: Told of each event that cannot be worked on; it is tried again later, and then set aside.
     """
 
     ledger: PostgresLedger
     forwarder: Forwarder | None = None
+    failed: Callable[[Fault], object] = lambda _: None
 
     def keep(self, account: str, events: Sequence[Event]) -> int:
         """Store those that are not stored yet, all or none; return how many were new.
@@ -111,14 +115,29 @@ class Inbound:
             return connection.execute(_KEEP, {"account": account} | columns).rowcount
 
     def absorb(self, *, most: int) -> Absorbed:
-        """Work on events that wait, oldest first, in one transaction.
+        """Work on events that wait, oldest first, in one transaction; what fails costs no other event.
 
         Raises:
             LedgerUnavailable: Postgres is away; the events wait.
         """
+        try:
+            return self._absorb(most)
+        except LedgerUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 - one of them fails, whatever it is: the others are worked on without it
+            apart = Apart(self.ledger.engine, "inbound_events", self.failed)
+            waiting = self._waiting(most)
+            done = apart.work(waiting, lambda ids: self._absorb(len(ids), ids))
+        return Absorbed(len(waiting), [hint for each in done for hint in each.hints])
+
+    def _waiting(self, most: int) -> list[int]:
+        with transaction(self.ledger.engine) as connection:
+            return [row.id for row in connection.execute(sql.WAITING, {"most": most, "ids": None})]
+
+    def _absorb(self, most: int, only: Sequence[int] | None = None) -> Absorbed:
         with transaction(self.ledger.engine) as connection:
             connection.execute(sql.ALONE)
-            waiting = connection.execute(sql.WAITING, {"most": most}).all()
+            waiting = connection.execute(sql.WAITING, {"most": most, "ids": only}).all()
             if not waiting:
                 return Absorbed(0)
             ids = [row.id for row in waiting]

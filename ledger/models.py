@@ -295,10 +295,19 @@ inbound_events = Table(
     Column("body", LargeBinary, comment="what was said, sealed with the person's data key"),
     Column("facts", JSONB, comment="what was said where it concerns nobody"),
     Column("worked_at", _Instant),
+    Column("tries", SmallInteger, nullable=False, server_default="0", comment="how often working on it failed"),
+    Column("try_at", _Instant, comment="not before; null: now"),
+    Column("set_aside_at", _Instant, comment="it failed too often and waits for a person"),
+    Column("fault", Text, comment="what failed, as the name of an exception"),
     UniqueConstraint("account", "key", name="uq_inbound_events"),
 )
 Index("ix_inbound_events_delivery_id", inbound_events.c.delivery_id)
 Index("ix_inbound_events_heard", inbound_events.c.account, inbound_events.c.at)
+Index(
+    "ix_inbound_events_set_aside",
+    inbound_events.c.set_aside_at,
+    postgresql_where=text("set_aside_at is not null"),
+)
 Index("ix_inbound_events_waiting", inbound_events.c.id, postgresql_where=text("worked_at is null"))
 
 endpoints = Table(
@@ -349,8 +358,18 @@ callback_events = Table(
     Column("receipt", Text, comment=_RECEIPT),
     Column("attempts", Integer, nullable=False),
     Column("settled_at", _Instant),
+    Column("tries", SmallInteger, nullable=False, server_default="0", comment="how often working on it failed"),
+    Column("try_at", _Instant, comment="not before; null: now"),
+    Column("set_aside_at", _Instant, comment="it failed too often and waits for a person"),
+    Column("fault", Text, comment="what failed, as the name of an exception"),
 )
 Index("ix_callback_events_delivery_id", callback_events.c.delivery_id, callback_events.c.id)
+Index(
+    "ix_callback_events_set_aside",
+    callback_events.c.set_aside_at,
+    postgresql_where=text("set_aside_at is not null"),
+)
+
 aliases = Table(
     "aliases",
     metadata,

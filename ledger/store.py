@@ -272,7 +272,7 @@ class PostgresLedger:
         """Turn a row with its sealed payload into a claim, or None when the payload cannot be opened."""
         try:
             command = self._unseal(row)
-        except (Unreadable, ValidationError, ValueError):
+        except (Unreadable, ValidationError, ValueError, LookupError, TypeError):
             return None
         doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
         order = Order(row.id, row.account, command, row.attempts, row.created_at, doubtful)

@@ -6,7 +6,7 @@ It lives below `worker` so that a producer needs no worker code. Nothing is read
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -34,6 +34,7 @@ from ledger.reading import Archive
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
 from ledger.vault import Vault
+from tasks.faults import event_failed
 from tasks.hints import RETRY_QUEUE, CeleryHints
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class Entrega(Celery):
     def inbound(self) -> Inbound:
         """What providers tell, and where it goes on to."""
         url = self.forwards_to
-        return Inbound(self.ledger, CallbackForwarder(self.callbacks, url) if url else None)
+        forwarder = CallbackForwarder(self.callbacks, url) if url else None
+        return Inbound(self.ledger, forwarder, failed=partial(event_failed, self))
 
     @cached_property
     def forwards_to(self) -> str | None:
@@ -159,7 +161,8 @@ class Entrega(Celery):
     @cached_property
     def callbacks(self) -> Callbacks:
         """The way out to producers."""
-        return Callbacks(self.ledger, self.specs[Callback.service].expires_after)
+        failed = partial(event_failed, self)
+        return Callbacks(self.ledger, self.specs[Callback.service].expires_after, failed=failed)
 
     @cached_property
     def engine(self) -> "Engine":

@@ -14,6 +14,7 @@ from delivery.alerts import Alert
 from delivery.errors import LedgerUnavailable
 from delivery.rollout import Figures, Stage, Standing, fault, stage
 from ledger.rollouts import ALERT, Rollouts
+from tasks.faults import apart
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
@@ -41,10 +42,15 @@ def watch(app: "Entrega") -> None:
         spec = app.specs.get(each.account.partition(":")[0])
         if spec is None or each.is_back:
             continue
-        try:
-            _watch(rollouts, each, spec)
-        except LedgerUnavailable as err:  # too busy for this question; the next tick asks again
-            _log.warning("rollout_not_judged", account=each.account, reason=str(err))
+        with apart(app, "rollouts", account=each.account):
+            _watch_in_time(rollouts, each, spec)
+
+
+def _watch_in_time(rollouts: Rollouts, standing: Standing, spec: Spec) -> None:
+    try:
+        _watch(rollouts, standing, spec)
+    except LedgerUnavailable as err:  # too busy for this question; the next tick asks again
+        _log.warning("rollout_not_judged", account=standing.account, reason=str(err))
 
 
 def _watch(rollouts: Rollouts, standing: Standing, spec: Spec) -> None:

@@ -4,6 +4,7 @@ Each may run twice, at once or not for a while: they only move rows that are due
 """
 
 import threading
+from dataclasses import asdict
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,13 +17,14 @@ from delivery.confirming import Confirmer
 from delivery.errors import InvalidCommand, ProviderError
 from delivery.intake import fallback_of
 from delivery.ports import Hint
-from ledger.fallbacks import Fallbacks
+from ledger.fallbacks import Fallbacks, Stranded
 from ledger.hashing import hash_clear
 from ledger.operating import Desk
 from ledger.replays import Replays
 from ledger.retention import Retention
 from tasks.app import app
 from tasks.dead_letters import tell
+from tasks.faults import apart
 from tasks.rollouts import give_time, watch
 
 if TYPE_CHECKING:
@@ -70,39 +72,54 @@ class UpkeepTask(Task):
 @app.task(name="sweep", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def sweep(self: UpkeepTask) -> None:
     """Free expired leases, end what is overdue, stop failing replays, open callbacks, and take up what is due."""
-    give_time(self.app)  # before anything is ended
-    operations = {kind: each for spec in self.app.specs.values() for kind, each in spec.operations.items()}
+    app = self.app
+    done: dict[str, int] = {}
+    with apart(app, "rollouts"):
+        give_time(app)  # before anything is ended
+    with apart(app, "leases"):
+        done |= _free(app)
+    with apart(app, "replays"):
+        for each in Replays(app.database).watch():  # before hints are sent: what is stopped goes no further
+            _log.info("replay_ended", replay=str(each.id), reason=each.reason)
+    with apart(app, "fallbacks"):
+        done["fallbacks"] = _start_fallbacks(app)
+    with apart(app, "callbacks"):
+        done["callbacks"] = app.hints.publish(app.callbacks.open_noted(most=_BATCH))
+    with apart(app, "backlogs"):
+        done["hinted"] = _take_up(app)
+    if any(done.values()):
+        _log.info("swept", **done)
+
+
+def _free(app: "Entrega") -> dict[str, int]:
+    operations = {kind: each for spec in app.specs.values() for kind, each in spec.operations.items()}
     idempotent = [kind for kind, each in operations.items() if each.idempotent]
-    retries = max(spec.rule("lease_lost").retries for spec in self.app.specs.values())
-    swept = self.app.ledger.sweep(idempotent=idempotent, lease_retries=retries)
-    for each in Replays(self.app.database).watch():  # before hints are sent: what is stopped goes no further
-        _log.info("replay_ended", replay=str(each.id), reason=each.reason)
-    started = _start_fallbacks(self.app)
-    told = self.app.hints.publish(self.app.callbacks.open_noted(most=_BATCH))
-    hinted = _take_up(self.app)
-    if swept.freed or swept.uncertain or swept.dead or swept.expired or started or told or hinted:
-        counts = {"freed": swept.freed, "uncertain": swept.uncertain, "dead": swept.dead, "expired": swept.expired}
-        _log.info("swept", **counts, fallbacks=started, callbacks=told, hinted=hinted)
+    retries = max(spec.rule("lease_lost").retries for spec in app.specs.values())
+    return asdict(app.ledger.sweep(idempotent=idempotent, lease_retries=retries))
 
 
 def _start_fallbacks(app: "Entrega") -> int:
     """Start the fallback commands of deliveries that died or were not confirmed in time; return how many."""
-    fallbacks, hints = Fallbacks(app.ledger), []
+    fallbacks, hints = Fallbacks(app.ledger), list[Hint]()
     for each in fallbacks.needed(most=_BATCH):
-        if each.command is None or each.command.options.fallback is None:
-            fallbacks.refuse(each.id, reason="its payload was erased")
-            continue
-        kind, body = fallback_of(each.command.options.fallback)
-        try:
-            new = app.intake.prepare(kind, body, producer=each.producer)
-        except InvalidCommand as err:  # it was right when it was accepted: its own time has run out, or a form changed
-            fallbacks.refuse(each.id, reason=f"no longer acceptable: {', '.join(i.field for i in err.issues)}")
-            continue
-        second = fallbacks.start(each.id, new)
-        if second is not None:
-            hints.append(Hint(second, kind, new.command.options.priority, account=new.account))
+        with apart(app, "fallbacks", delivery_id=str(each.id)):
+            hints += _start_fallback(app, fallbacks, each)
     app.hints.publish(hints)
     return len(hints)
+
+
+def _start_fallback(app: "Entrega", fallbacks: Fallbacks, stranded: Stranded) -> list[Hint]:
+    if stranded.command is None or stranded.command.options.fallback is None:
+        fallbacks.refuse(stranded.id, reason="its payload was erased")
+        return []
+    kind, body = fallback_of(stranded.command.options.fallback)
+    try:
+        new = app.intake.prepare(kind, body, producer=stranded.producer)
+    except InvalidCommand as err:  # it was right when it was accepted: its own time has run out, or a form changed
+        fallbacks.refuse(stranded.id, reason=f"no longer acceptable: {', '.join(i.field for i in err.issues)}")
+        return []
+    second = fallbacks.start(stranded.id, new)
+    return [] if second is None else [Hint(second, kind, new.command.options.priority, account=new.account)]
 
 
 @app.task(name="drain", bind=True, shared=False, base=UpkeepTask, send_events=False)
@@ -124,8 +141,9 @@ def _take_up(app: "Entrega") -> int:
         return 0
     hinted, stale = 0, _STALE if waiting else _STALE_WITH_NONE_WAITING
     for each in app.ledger.backlogs(stale=stale, most=_BATCH):
-        room = app.lone_engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
-        hinted += app.hints.publish(app.ledger.due(each, stale=stale, waits=room[each.live :]))
+        with apart(app, "backlogs", account=each.account):
+            room = app.lone_engine.room(each.account, each.kind, within=_ROUND, most=each.live + each.due)
+            hinted += app.hints.publish(app.ledger.due(each, stale=stale, waits=room[each.live :]))
     return hinted
 
 
@@ -147,7 +165,8 @@ def absorb_all(app: "Entrega") -> None:
 @app.task(name="confirm", bind=True, shared=False, base=UpkeepTask, send_events=False)
 def confirm(self: UpkeepTask) -> None:
     """Look uncertain deliveries up, after what providers told has settled its own."""
-    absorb_all(self.app)
+    with apart(self.app, "inbound_events"):
+        absorb_all(self.app)
     engine = self.app.engine
     for each in Confirmer(self.app.doubts, engine.providers, engine.specs).confirm():
         delivery_id = str(each.doubt.claimed.order.delivery_id)
@@ -157,8 +176,10 @@ def confirm(self: UpkeepTask) -> None:
 @app.task(name="health", bind=True, shared=False, base=UpkeepTask)
 def health(self: UpkeepTask) -> None:
     """Judge the rollouts, tell of what died, probe every account without side effects, and keep what was found."""
-    watch(self.app)
-    tell(self.app)
+    with apart(self.app, "rollouts"):
+        watch(self.app)
+    with apart(self.app, "dead_letters"):
+        tell(self.app)
     desk = Desk(self.app.database, actor="health")
     for account, provider in self.app.engine.providers.items():
         spec = self.app.specs[account.partition(":")[0]]
@@ -178,7 +199,11 @@ def health(self: UpkeepTask) -> None:
 @app.task(name="purge", bind=True, shared=False, base=UpkeepTask)
 def purge(self: UpkeepTask) -> None:
     """Delete what the ledger no longer needs, and hash what an old process may have stored in clear."""
-    hashed = hash_clear(self.app.ledger.vault)
-    gone = Retention(self.app.database, self.app.settings.periods).purge()
-    if gone or hashed:
-        _log.info("purged", hashed=hashed, **gone)
+    with apart(self.app, "hashing"):
+        hashed = hash_clear(self.app.ledger.vault)
+        if hashed:
+            _log.info("hashed", rows=hashed)
+    with apart(self.app, "retention"):
+        gone = Retention(self.app.database, self.app.settings.periods).purge()
+        if gone:
+            _log.info("purged", **gone)

@@ -24,6 +24,7 @@ from ledger.rejected import RejectedMessages
 from ledger.schema import check_schema
 from tasks.commands import message_refused
 from tasks.dead_letters import died
+from tasks.faults import alert_raised, upkeep_failed
 from tasks.later import Later
 from tasks.logs import configure_logging
 from tasks.rollouts import rolled_back
@@ -101,9 +102,14 @@ def _hear(recorder: Callable[[], Recorder]) -> None:
     def _refused(reason: str = "", **_: Any) -> None:
         recorder().message_rejected(reason=reason)
 
+    @upkeep_failed.connect(weak=False)
+    def _failed(work: str = "", **_: Any) -> None:
+        recorder().upkeep_failed(work=work)
+
     @died.connect(weak=False)
     @rolled_back.connect(weak=False)
-    def _alerted(alert: Alert, **_: Any) -> None:
+    @alert_raised.connect(weak=False)
+    def _alert(alert: Alert, **_: Any) -> None:
         announce(alert, recorder())
 
 

@@ -64,6 +64,10 @@ class Recorder(Protocol):
         """Count one answer with a usage header that nobody can read."""
         ...
 
+    def upkeep_failed(self, *, work: str) -> None:
+        """Count one row or step of upkeep that failed, e.g. work "inbound_events"."""
+        ...
+
 
 class SilentRecorder:
     """Counts nothing: `ENABLE_METRICS=false`."""
@@ -89,6 +93,9 @@ class SilentRecorder:
     def usage_unreadable(self, *, service: str) -> None:
         """Do nothing."""
 
+    def upkeep_failed(self, *, work: str) -> None:
+        """Do nothing."""
+
 
 class PrometheusRecorder:
     """Counts into Prometheus metrics.
@@ -109,6 +116,7 @@ class PrometheusRecorder:
         self._rejected = self._counter("messages_rejected", "Broker messages that no task could take", "reason")
         self._alerts = self._counter("alerts", "Alerts that operators were told", "severity", "service", "code")
         self._unreadable = self._counter("usage_unreadable", "Answers with a usage header of no sense", "service")
+        self._upkeep = self._counter("upkeep_failures", "Rows and steps of upkeep that failed", "work")
         self._durations = Histogram(
             "entrega_request_duration_seconds",
             "Time from the first byte to the provider's answer",
@@ -155,6 +163,10 @@ class PrometheusRecorder:
         """Count one answer with a usage header that nobody can read."""
         self._unreadable.labels(_word(service)).inc()
 
+    def upkeep_failed(self, *, work: str) -> None:
+        """Count one row or step of upkeep that failed."""
+        self._upkeep.labels(_word(work)).inc()
+
 
 @dataclass(frozen=True)
 class LedgerFigures:
@@ -164,11 +176,13 @@ class LedgerFigures:
         deliveries: Rows by (state, kind); open states and "dead" at least.
         oldest_due: How long the most overdue delivery has waited for a worker; zero when none is due.
         accounts_held: Accounts that wait for a person.
+        set_aside: Events that could not be worked on and wait for a person.
     """
 
     deliveries: Mapping[tuple[str, str], int] = field(default_factory=dict)
     oldest_due: timedelta = timedelta()
     accounts_held: int = 0
+    set_aside: int = 0
 
 
 class LedgerCollector(Collector):
@@ -303,3 +317,4 @@ def _ledger_gauges(figures: LedgerFigures) -> Iterable[Metric]:
     yield dead
     yield _gauge("oldest_due_seconds", "Wait of the most overdue delivery", figures.oldest_due.total_seconds())
     yield _gauge("accounts_held", "Accounts that wait for a person", figures.accounts_held)
+    yield _gauge("events_set_aside", "Events that could not be worked on and wait for a person", figures.set_aside)

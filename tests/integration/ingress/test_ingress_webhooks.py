@@ -217,6 +217,24 @@ def test_a_signed_body_of_any_other_shape_is_answered_and_harms_nobody(web, sql,
     assert stored(sql) == 0
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"entry": [], "entry": [{}]}', b'{"a": NaN}', b'{"a": 1e999}', b'{"a": ' + b"9" * 65 + b"}",
+        b'{"a":' * 33 + b"1" + b"}" * 33, b"{} {}", b'{"a": "\xff"}',
+    ],
+)  # fmt: skip
+def test_a_signed_body_that_two_parsers_could_read_differently_is_refused(web, sql, body):
+    assert post(web, body) == 400
+    assert stored(sql) == 0
+
+
+def test_half_a_character_in_what_a_person_wrote_costs_that_character_only(web, sql):
+    said = GOOD.replace(b'"type"', b'"half":"\\ud83d","type"', 1)
+
+    assert (post(web, said), stored(sql)) == (200, 1)
+
+
 def test_a_body_of_more_than_three_megabytes_is_refused(web, sql):
     assert post(web, b" " * 3_145_729) == 413
     assert stored(sql) == 0

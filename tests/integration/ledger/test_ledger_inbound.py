@@ -384,13 +384,16 @@ def test_what_a_person_said_is_sealed_under_the_name_that_commands_use(ledger, i
     assert sql("SELECT person FROM inbound_events WHERE kind = 'message'") == [(ledger.vault.hash(PHONE),)]
 
 
-def test_a_forwarder_that_fails_leaves_the_event_for_later(ledger, inbound):
+def test_a_forwarder_that_fails_leaves_the_event_for_later(ledger, inbound, sql):
     class Failing:
         def forward(self, connection, heard):
             raise RuntimeError("no")
 
     inbound.keep(ACCOUNT, [message()])
 
-    with pytest.raises(RuntimeError):
-        Inbound(ledger, Failing()).absorb(most=10)
+    Inbound(ledger, Failing()).absorb(most=10)
+
+    assert sql("SELECT fault, worked_at FROM inbound_events") == [("RuntimeError", None)]
+    assert inbound.absorb(most=10).worked == 0
+    sql("UPDATE inbound_events SET try_at = now()")
     assert inbound.absorb(most=10).worked == 1

@@ -103,3 +103,20 @@ def test_the_window_of_evidence_comes_from_the_spec():
     Confirmer(book, {}, SPECS).confirm()
 
     assert book.windows["send_whatsapp"] == timedelta(minutes=15)
+
+
+def test_a_fault_of_our_own_adapter_stops_no_other_look_up():
+    book = Book(doubt(LEAD))
+    others = [doubt(LEAD), doubt(LEAD, hold=True)]
+    book.take = lambda **_: [*others, book.doubt]
+
+    class Bug(Api):
+        def look_up(self, order):
+            if order.delivery_id != book.doubt.claimed.order.delivery_id:
+                raise KeyError("items")
+            return self.found
+
+    Confirmer(book, {"crm:default": Bug(Receipt("LEAD-1"))}, SPECS).confirm()
+
+    assert [each.verdict for each in book.concluded] == ["resend", "unconfirmed", "proved"]
+    assert "KeyError" in book.concluded[1].reason

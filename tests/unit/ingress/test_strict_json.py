@@ -92,3 +92,9 @@ def test_the_reason_quotes_nothing_of_the_text():
 
     assert "segredo" not in f"{caught.value} {caught.value.why}"
     assert caught.value.__cause__ is None
+
+
+def test_texts_that_are_cleaned_afterwards_may_hold_half_a_pair():
+    assert parse_json(b'{"a": "\\ud800b"}', whole_texts=False) == {"a": "\ud800b"}
+    with pytest.raises(UnacceptableJson):
+        parse_json(b'{"a": "\\ud800", "a": 1}', whole_texts=False)

@@ -142,3 +142,11 @@ def test_a_usage_header_that_makes_no_sense_is_counted():
     AttemptTeller(recorder, _Log()).tell(settlement, method="POST", endpoint="/api/v1/leads")
 
     assert 'entrega_usage_unreadable_total{service="crm"} 1.0' in render_metrics(recorder=recorder).decode()
+
+
+def test_work_of_upkeep_that_fails_is_counted():
+    recorder = PrometheusRecorder()
+
+    recorder.upkeep_failed(work="inbound_events")
+
+    assert 'entrega_upkeep_failures_total{work="inbound_events"} 1.0' in render_metrics(recorder=recorder).decode()
