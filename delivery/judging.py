@@ -55,12 +55,12 @@ def next_wait(wait: Wait, retry: int, *, asked: timedelta | None, cap: timedelta
 
     Returns:
         A wait between half and all of the step, so that a thousand deliveries that failed together do not come back
-        together. A wait that was asked for is stretched by up to a tenth, never cut.
+        together. A wait that was asked for is stretched by up to a tenth, never beyond `cap` and never cut below it.
     """
     jittered = wait.step(retry) * rng.uniform(0.5, 1.0)
     if asked is None:
         return jittered
-    return max(jittered, min(asked, cap) * rng.uniform(1.0, 1.1))
+    return max(jittered, min(asked * rng.uniform(1.0, 1.1), cap))
 
 
 def _parked_wait(parks: int, error: ProviderError, spec: Spec, rng: random.Random) -> timedelta:

@@ -71,10 +71,9 @@ def _force(account: str, operation: str, mode: "Mode", reason: str, *, as_json: 
 
 
 def _gate(app: "Entrega") -> "BreakerGate":
-    from worker.breaker import BreakerGate
-    from worker.wiring import shared_memory
+    from worker.wiring import breaker_gate, shared_memory
 
-    return BreakerGate(app.specs, shared_memory(app.settings))
+    return breaker_gate(app, shared_memory(app.settings))
 
 
 def _show(found: "list[Status]", *, as_json: bool) -> None:

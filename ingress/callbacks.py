@@ -128,10 +128,9 @@ def try_out(endpoint: EndpointId, as_json: Json = False) -> None:
 
 def _breakers(app: "Entrega", accounts: set[str]) -> dict[str, str]:
     from delivery.callbacks import Callback
-    from worker.breaker import BreakerGate
-    from worker.wiring import shared_memory
+    from worker.wiring import breaker_gate, shared_memory
 
-    gate = BreakerGate(app.specs, shared_memory(app.settings))
+    gate = breaker_gate(app, shared_memory(app.settings))
     return {each: gate.status(each, Callback.kind).state for each in accounts}
 
 

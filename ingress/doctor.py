@@ -41,7 +41,15 @@ def examine(app: "Entrega") -> list[Finding]:
     ledger = _ledger(app)
     findings = [ledger, _broker(app)]
     if ledger.well:
-        findings += [_work(app), *_elsewhere(app), *_pause(app), *_set_aside(app), *_rollouts(app), *_accounts(app), *_alerts(app)]
+        findings += [
+            _work(app),
+            *_elsewhere(app),
+            *_pause(app),
+            *_set_aside(app),
+            *_rollouts(app),
+            *_accounts(app),
+            *_alerts(app),
+        ]
         findings.append(_retention(app))
     return findings
 

@@ -188,11 +188,11 @@ class Simulator:
 
     @cached_property
     def _gates(self) -> "tuple[BreakerGate, SharedLimiter]":
-        from worker.breaker import BreakerGate  # a door that nobody asks for a simulation starts without them
-        from worker.wiring import shared_limiter, shared_memory
+        # a door that nobody asks for a simulation starts without them
+        from worker.wiring import breaker_gate, shared_limiter, shared_memory
 
         redis = shared_memory(self.app.settings)
-        return BreakerGate(self.app.specs, redis), shared_limiter(self.app, redis)
+        return breaker_gate(self.app, redis), shared_limiter(self.app, redis)
 
     def _breaker(self, new: NewDelivery) -> BreakerRoom:
         status = self._gates[0].status(new.account, new.command.kind)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from logging import INFO, WARNING
+from typing import Protocol
 
 import structlog
 from redis import Redis
@@ -18,6 +19,7 @@ from redis import Redis
 from config.policy import Spec
 from delivery.breaker import Change, Mark, Mode, Refusal, Rules, State, View, deferral, mark, room
 from delivery.breaker_local import LocalCircuit
+from delivery.errors import LedgerUnavailable
 from delivery.judging import lease
 from delivery.outcomes import Deferred
 from delivery.ports import Claimed, Settlement
@@ -91,12 +93,29 @@ class Status:
     shared: bool
 
 
+class Book(Protocol):
+    """The record of open breakers; `ledger.breakers.OpenBreakers`. Every method may raise LedgerUnavailable."""
+
+    def keep(self, name: str) -> None:
+        """Record that a breaker opened."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Record that it closed."""
+        ...
+
+    def stands(self, name: str) -> bool:
+        """Tell whether it opened and did not close since."""
+        ...
+
+
 class BreakerGate:
     """The engine's gate: one breaker for each account and operation, made when it is first needed.
 
     Args:
         specs: One for each service; rules and what counts come from here.
         redis: Where workers share; with short time-outs and no retries of its own. None: local breakers only.
+        book: Where it is recorded which shared breakers are open, for a Redis that forgets. None: nowhere.
         changed: Called once for each change, by the process that made it; must be quick. Its faults are swallowed.
         ticks: A monotonic clock, in seconds.
         wall: The time now, for what operators see.
@@ -108,6 +127,7 @@ class BreakerGate:
         specs: Mapping[str, Spec],
         redis: Redis | None,
         *,
+        book: Book | None = None,
         changed: Callable[[Changed], None] | None = None,
         ticks: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -115,6 +135,7 @@ class BreakerGate:
     ) -> None:
         self._specs = specs
         self._redis = redis
+        self._book = book
         self._changed = changed
         self._ticks = ticks
         self._wall = wall
@@ -211,11 +232,32 @@ class BreakerGate:
         return SharedBreaker(
             name,
             rules,
-            shared=RedisCircuit(self._redis, name, rules) if self._redis else None,
+            shared=RedisCircuit(self._redis, name, rules, was_open=self._asked(name)) if self._redis else None,
             line=self._line,
             changed=lambda change, shared: self._tell(account, operation, change, shared=shared),
             local=lambda rules: LocalCircuit(rules, self._ticks),
         )
+
+    def _asked(self, name: str) -> Callable[[], bool | None] | None:
+        book = self._book
+        if book is None:
+            return None
+
+        def was_open() -> bool | None:
+            try:
+                return book.stands(name)
+            except LedgerUnavailable:
+                return None
+
+        return was_open
+
+    def _record(self, name: str, change: Change) -> None:
+        if self._book is None or change.after == "half-open":
+            return
+        try:
+            self._book.keep(name) if change.after == "open" else self._book.forget(name)
+        except LedgerUnavailable:
+            self._log.log(WARNING, "breaker_not_recorded", breaker=name, to=change.after)
 
     def _spec(self, account: str) -> Spec:
         service = account.partition(":")[0]
@@ -235,6 +277,8 @@ class BreakerGate:
         words = {"from": fields.pop("before"), "to": fields.pop("after")}
         with suppress(Exception):
             self._log.log(WARNING if change.after == "open" else INFO, "breaker_changed", **fields, **words)
+        if shared:
+            self._record(f"{account}/{operation}", change)
         with suppress(Exception):
             if self._changed:
                 self._changed(told)

@@ -2,12 +2,14 @@
 
 Owns three keys for each breaker, all in one slot, and the script that reads and changes them by the rules of
 `delivery.breaker`. Redis's own clock is the only one used, so workers with wrong clocks agree. What Redis loses is
-lost here too: an emptied Redis means closed breakers, empty windows and no overrides.
+lost here too: an emptied Redis means empty windows and no overrides. Whether a breaker was open is then asked of the
+ledger, once for all workers: one that was open is open again, and its trials follow.
 
 Source: Redis documentation, "Scripting with Lua" and "Redis cluster specification" (hash tags), read 2026-11-22.
 """
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -16,7 +18,7 @@ from redis import Redis
 from delivery.breaker import MS, SLICES, Admission, Change, Forced, Mark, Mode, Pass, Refusal, Rules, State, View
 
 SERVER_TIME = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)"
-# A breaker that nobody asked for so long starts anew: closed, with an empty window. An override never lapses.
+# A breaker that nobody asked for so long starts anew, as after a loss. An override never lapses.
 _KEPT = timedelta(days=1)
 
 # KEYS: state and window, trials under way, override. ARGV: the step and its own arguments. Before it stand `now` and
@@ -29,7 +31,8 @@ local key, trials, override = KEYS[1], KEYS[2], KEYS[3]
 local mode = redis.call('HGET', override, 'mode') or 'auto'
 if ARGV[1] == 'admit' and mode ~= 'open' then
   local now_is = redis.call('HMGET', key, 'state', 'era')
-  if not now_is[1] or now_is[1] == 'closed' then
+  if not now_is[1] then return {'unknown', tonumber(now_is[2] or 0), 0, 'closed', mode, '', 0, 0} end
+  if now_is[1] == 'closed' then
     return {'pass', tonumber(now_is[2] or 0), 0, 'closed', mode, '', 0, 0}
   end
 end
@@ -155,6 +158,16 @@ local function move(to)
   return answered('', 0)
 end
 
+local function recall(to)
+  if got[1] then return answered('', 0) end
+  if to == 'open' then moved('open')
+  else
+    redis.call('HSET', key, 'state', 'closed')
+    redis.call('PEXPIRE', key, keep)
+  end
+  return answered('', 0)
+end
+
 local function view()
   if state == 'closed' and last >= 0 then
     slide()
@@ -162,13 +175,14 @@ local function view()
   end
   forget_trials()
   local by = redis.call('HMGET', override, 'actor', 'reason', 'at')
-  return cjson.encode({state = state, mode = mode, calls = calls, failures = failures, won = won, lost = lost,
+  return cjson.encode({known = got[1] and true or false,
+    state = state, mode = mode, calls = calls, failures = failures, won = won, lost = lost,
     age = since >= 0 and math.max(0, now - since) or -1, left = math.max(0, math.min(open_until - now, open_ms)),
     out = redis.call('ZCARD', trials), actor = by[1] or '', reason = by[2] or '',
     forced = math.max(0, now - (by[3] or now))})
 end
 
-local steps = {admit = admit, record = record, force = force, move = move, view = view}
+local steps = {admit = admit, record = record, force = force, move = move, recall = recall, view = view}
 return steps[ARGV[1]](ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 """
 
@@ -180,24 +194,38 @@ class RedisCircuit:
         redis: With short time-outs and no retries of its own.
         name: The breaker's, e.g. "crm:default/create_lead".
         rules: When it opens and closes.
+        was_open: Tells by the ledger whether the breaker was open, for a Redis that has no word of it; None when
+            nobody can tell. Left out, an unknown breaker is closed.
         clock: Lua that sets `now` in milliseconds. Redis's own clock; only tests have another.
 
     Every method raises RedisError when Redis is away or refuses.
     """
 
-    def __init__(self, redis: Redis, name: str, rules: Rules, *, clock: str = SERVER_TIME) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        name: str,
+        rules: Rules,
+        *,
+        was_open: Callable[[], bool | None] | None = None,
+        clock: str = SERVER_TIME,
+    ) -> None:
         # The braces are a hash tag: in a cluster the three keys live on one node.
         self._keys = [f"entrega:breaker:{{{name}}}:{part}" for part in ("state", "trials", "override")]
+        self._was_open = was_open
         self._script = redis.register_script(f"{clock}\n{_constants(rules)}\n{_SCRIPT}")
 
     def admit(self, token: str) -> Admission:
         """Decide about one call."""
         reply = self._run("admit", token)
+        recalled = self._recall() if _text(reply[0]) == "unknown" else None
+        if recalled is not None:
+            reply = self._run("admit", token)
         kind, era, wait = _text(reply[0]), int(reply[1]), int(reply[2]) * MS
         state, mode = cast("State", _text(reply[3])), cast("Mode", _text(reply[4]))
-        passes = kind in {"pass", "trial"}
+        passes = kind in {"pass", "trial", "unknown"}
         answer = Pass(token, era, trial=kind == "trial") if passes else Refusal(wait, forced=kind == "forced")
-        return Admission(answer, state, mode, _change(reply))
+        return Admission(answer, state, mode, _change(reply) or (_change(recalled) if recalled else None))
 
     def record(self, granted: Pass, mark: Mark, times: int = 1) -> Change | None:
         """Learn how the call ended, or so many of the same era."""
@@ -215,7 +243,17 @@ class RedisCircuit:
 
     def view(self) -> View:
         """Return what an operator wants to see."""
-        return _view(json.loads(self._run("view")))
+        shown = json.loads(self._run("view"))
+        if not shown["known"] and self._recall() is not None:
+            shown = json.loads(self._run("view"))
+        return _view(shown)
+
+    def _recall(self) -> list[Any] | None:
+        """Tell a Redis that forgot what the ledger knows; None when that is nothing."""
+        was_open = self._was_open() if self._was_open else None
+        if was_open is None:
+            return None
+        return cast("list[Any]", self._run("recall", "open" if was_open else "closed"))
 
     def _run(self, step: str, *arguments: str | int) -> Any:
         return self._script(keys=self._keys, args=[step, *arguments])

@@ -17,6 +17,7 @@ from delivery.errors import Permanent
 from delivery.judging import lease
 from delivery.ports import Provider
 from ledger.alerts import Alerts
+from ledger.breakers import OpenBreakers
 from ledger.calls import calls_lately
 from ledger.credentials import PostgresCredentials
 from ledger.endpoints import PostgresEndpoints
@@ -34,7 +35,7 @@ from providers.whatsapp_cloud import WhatsAppCloud
 from tasks.app import LANE_THREADS
 from worker.accounts import Providers
 from worker.alerts import Alarm
-from worker.breaker import BreakerGate
+from worker.breaker import BreakerGate, Changed
 from worker.limits import LimitRules, SharedLimiter
 from worker.metrics import Recorder
 from worker.retry_budget import RetryBudgetGate
@@ -89,11 +90,18 @@ def build_engine(app: "Entrega", recorder: Recorder) -> Engine:
     # what the limiter grants is not taken back, so it is the pacer, asked last.
     gates = (
         RolloutGate(app.specs, Rollouts(app.database, actor=worker).standing),
-        BreakerGate(app.specs, redis, changed=alarm.breaker_changed),
+        breaker_gate(app, redis, changed=alarm.breaker_changed),
         RetryBudgetGate(app.specs, redis),
     )
     pacer = shared_limiter(app, redis)
     return Engine(app.ledger, providers, app.specs, AttemptTeller(recorder, alarm=alarm), worker, gates, pacer)
+
+
+def breaker_gate(
+    app: "Entrega", redis: Redis | None, *, changed: Callable[[Changed], None] | None = None
+) -> BreakerGate:
+    """Return the breakers that all workers share; the ledger remembers which are open."""
+    return BreakerGate(app.specs, redis, book=OpenBreakers(app.database), changed=changed)
 
 
 def shared_limiter(app: "Entrega", redis: Redis | None) -> SharedLimiter:

@@ -26,6 +26,13 @@ class Broken:
         raise RuntimeError(f"{name} is broken")
 
 
+class Unlisted(dict):
+    """Specs of which none can be looked for."""
+
+    def get(self, name, default=None):
+        raise RuntimeError("unforeseen")
+
+
 class Narrow(Doors):
     """Gates that cannot tell about leads."""
 
@@ -137,7 +144,7 @@ def test_look_ups_go_on_when_events_cannot_be_worked_on(voice, monkeypatch, hear
 
 def test_accounts_are_probed_when_rollouts_cannot_be_judged(voice, monkeypatch, archive, heard, database):
     Rollouts(database, actor="ana").begin("crm:default", reason="a new version")
-    monkeypatch.setitem(app.__dict__, "specs", Broken())
+    monkeypatch.setitem(app.__dict__, "specs", Unlisted(app.specs))
     monkeypatch.setitem(app.__dict__, "engine", SimpleNamespace(providers={"crm:default": Api()}))
 
     health.run()
