@@ -15,7 +15,8 @@ from delivery.destinations import url_issue
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, ProducerRefused
 from delivery.ids import new_id
 from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened
-from delivery.producers import LOOPING, NEEDS_APPROVAL, Policies, Unbound, refusal
+from delivery.producers import LOOPING, NEEDS_APPROVAL, UNBOUND, Policies, Unbound, refusal
+from delivery.reach import fallback_of
 from delivery.redaction import mask_recipient
 from delivery.wording import issue_text, receipt_text
 
@@ -77,19 +78,6 @@ class Reply:
         if self.answer is None:
             raise self.refusal or LookupError("a reply holds a receipt or a refusal")
         return self.answer
-
-
-def fallback_of(fallback: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Part a fallback command into its kind and its body."""
-    return str(fallback.get("kind", "")), {name: value for name, value in fallback.items() if name != "kind"}
-
-
-def _reached(command: Command) -> tuple[str, ...]:
-    """Return everybody whom a checked command may reach, those of its fallback among them."""
-    if command.options.fallback is None:
-        return command.recipients
-    kind, body = fallback_of(command.options.fallback)
-    return (*command.recipients, *KINDS[kind].model_validate(body).recipients)
 
 
 @dataclass(frozen=True)
@@ -213,11 +201,25 @@ class Intake:
             LedgerUnavailable: The policy cannot be read.
         """
         policy = self.policies.of(new.producer)
-        refused = refusal(policy, _reached(new.command), self.policies)
+        refused = refusal(policy, new.command, self.policies)
         if refused is not None and new.origin is None:
             raise refused
         held_code = refused.code if refused else NEEDS_APPROVAL if policy.needs_approval else None
         return replace(new, policy=policy, held_code=held_code)
+
+    def admit_fallback(self, new: NewDelivery, *, approved: bool) -> NewDelivery:
+        """Return a fallback as its producer's policy lets it in now. It was counted with its command.
+
+        Args:
+            approved: A person approved the command, and its fallback with it.
+
+        Raises:
+            LedgerUnavailable: The policy cannot be read.
+        """
+        policy = self.policies.of(new.producer)
+        refused = refusal(policy, new.command, self.policies)
+        unseen = NEEDS_APPROVAL if policy.needs_approval and not approved else None
+        return replace(new, policy=replace(UNBOUND, loop=policy.loop), held_code=refused.code if refused else unseen)
 
     def _check_fallback(self, command: Command, language: str) -> None:
         if command.options.fallback is None:

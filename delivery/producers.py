@@ -4,15 +4,16 @@ The intake asks what needs no counting (frozen, allow-list, approval); what is c
 transaction that opens the delivery, by the functions of this module.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from delivery.commands import EmailAddress, WhatsAppRecipient
+from delivery.commands import Command, EmailAddress, SendEmail, WhatsAppRecipient
 from delivery.errors import ProducerRefused
+from delivery.reach import messages_of, reached
 
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
@@ -26,6 +27,7 @@ HELD_BECAUSE: Mapping[str, str] = {
     "daily_cap": "its producer had used up its day, and its message could not be turned away",
     "new_recipients_cap": "its producer had met its new people of the day, and its message could not be turned away",
     "recipient_not_allowed": "its producer may not write to this recipient, and its message could not be turned away",
+    "too_many_recipients": "it reaches more people than its producer may write to, and could not be turned away",
     LOOPING: "its producer was frozen, and its message could not be turned away",
 }
 
@@ -42,11 +44,17 @@ class LoopGuard:
 class ProducerPolicy:
     """What one producer may do; what is None does not bind.
 
+    Caps count people: a mail counts each of its recipients, a command with a fallback those of both.
+
     Attributes:
-        per_minute: Deliveries in the minute that begins with the first of them.
-        per_day: Deliveries in the 24 hours that begin with the first of them.
+        per_minute: People in the minute that begins with the first of them.
+        per_day: People in the 24 hours that begin with the first of them.
         new_recipients_per_day: People for whom this installation never accepted anything before, likewise.
+        recipients_per_mail: People whom one e-mail may reach: to, cc and bcc together.
         allowed: Whom it may reach: keyed hashes of addresses and numbers, and "@domain"; None means everybody.
+        senders: What it may send mail from: addresses and "@domain"; None means what the account allows.
+        most_open: Deliveries that may wait, scheduled ones included; more over HTTP are answered 429.
+        most_open_mb: Megabytes of their payloads, likewise.
         needs_approval: Its deliveries wait for a person.
         loop: The guard against loops.
         frozen: Why nothing more is taken from it.
@@ -55,7 +63,11 @@ class ProducerPolicy:
     per_minute: int | None = None
     per_day: int | None = None
     new_recipients_per_day: int | None = None
+    recipients_per_mail: int | None = None
     allowed: frozenset[str] | None = None
+    senders: frozenset[str] | None = None
+    most_open: int = 200_000
+    most_open_mb: int = 1_000
     needs_approval: bool = False
     loop: LoopGuard | None = LoopGuard()
     frozen: str | None = None
@@ -67,7 +79,7 @@ class ProducerPolicy:
 
 
 DEFAULT = ProducerPolicy()
-# For what was let in before, or by an operator's hand: a fallback, an edited letter.
+# Counts nothing: for callbacks, which are our own, and for a fallback, which was counted with its command.
 UNBOUND = ProducerPolicy(loop=None)
 
 
@@ -106,18 +118,21 @@ class Unbound:
         """Do nothing."""
 
 
-def refusal(policy: ProducerPolicy, recipients: Collection[str], policies: Policies) -> ProducerRefused | None:
-    """Return why a producer may not ask for this at all, counts apart; None when it may.
-
-    Args:
-        recipients: Everybody whom the command may reach.
-    """
+def refusal(policy: ProducerPolicy, command: Command, policies: Policies) -> ProducerRefused | None:
+    """Return why a producer may not ask for this, or for its fallback, counts apart; None when it may."""
     if policy.frozen is not None:
         return ProducerRefused(LOOPING)
     allowed = policy.allowed
-    if allowed is not None and not all(_is_allowed(allowed, each, policies) for each in recipients):
+    if allowed is not None and not all(_is_allowed(allowed, each, policies) for each in reached(command)):
         return ProducerRefused("recipient_not_allowed")
+    most = policy.recipients_per_mail
+    if most is not None and any(_mail_size(each) > most for each in messages_of(command)):
+        return ProducerRefused("too_many_recipients")
     return None
+
+
+def _mail_size(command: Command) -> int:
+    return len(set(command.recipients)) if isinstance(command, SendEmail) else 1
 
 
 def _is_allowed(allowed: frozenset[str], recipient: str, policies: Policies) -> bool:
@@ -164,25 +179,31 @@ class Used:
             found = replace(found, day_from=now, in_day=0, new_in_day=0)
         return found
 
-    def plus(self, *, new_person: bool) -> "Used":
+    def plus(self, *, people: int, new_people: int) -> "Used":
         """Return it with one more delivery."""
         return replace(
-            self, in_minute=self.in_minute + 1, in_day=self.in_day + 1, new_in_day=self.new_in_day + int(new_person)
+            self,
+            in_minute=self.in_minute + people,
+            in_day=self.in_day + people,
+            new_in_day=self.new_in_day + new_people,
         )
 
 
-def excess(policy: ProducerPolicy, used: Used, *, new_person: bool) -> ProducerRefused | None:
+def excess(policy: ProducerPolicy, used: Used, *, people: int, new_people: int) -> ProducerRefused | None:
     """Return which cap one more delivery would break, and until when; None when there is room.
 
     Args:
         used: As it stands now, see `Used.at`.
-        new_person: Nothing was accepted for this person before.
+        people: Whom the delivery may reach, once for each message.
+        new_people: Those of them for whom nothing was accepted before.
     """
     tomorrow = used.day_from + _DAY
-    if policy.per_day is not None and used.in_day >= policy.per_day:
-        return ProducerRefused("daily_cap", tomorrow)
-    if new_person and policy.new_recipients_per_day is not None and used.new_in_day >= policy.new_recipients_per_day:
-        return ProducerRefused("new_recipients_cap", tomorrow)
-    if policy.per_minute is not None and used.in_minute >= policy.per_minute:
-        return ProducerRefused("rate_exceeded", used.minute_from + _MINUTE)
+    caps = (
+        ("daily_cap", policy.per_day, used.in_day, people, tomorrow),
+        ("new_recipients_cap", policy.new_recipients_per_day, used.new_in_day, new_people, tomorrow),
+        ("rate_exceeded", policy.per_minute, used.in_minute, people, used.minute_from + _MINUTE),
+    )
+    for code, most, already, more, until in caps:
+        if most is not None and more and already + more > most:
+            return ProducerRefused(code, until) if more <= max(most, 1) else ProducerRefused("too_many_recipients")
     return None

@@ -107,8 +107,8 @@ def show_dead(
 
     Example: entrega dead-letters show 0193e0a0-0000-7000-8000-000000000000
     """
-    from ingress.editing import masked_payload
-    from ingress.printing import show_delivery, show_history, show_payload
+    from ingress.editing import masked_fallback, masked_payload
+    from ingress.printing import show_delivery, show_fallback, show_history, show_payload
 
     app = opened_app()
     letters = _letters(app)
@@ -116,13 +116,14 @@ def show_dead(
     found, history = app.archive.find(delivery_id), letters.history(delivery_id)
     if found is None:
         fail(f"Delivery {delivery_id} was erased just now.", REFUSED)
-    payload = masked_payload(letter.stored)
+    payload, fallback = masked_payload(letter.stored), masked_fallback(letter.stored)
     if as_json:
-        seen = {"payload": payload, "payload_note": letter.closed, "may_exist": letter.may_exist}
+        seen = {"payload": payload, "fallback": fallback, "payload_note": letter.closed, "may_exist": letter.may_exist}
         print_json(asdict(found) | seen | {"history": [asdict(each) for each in history]})
         return
     show_delivery(found)
     show_payload(payload, letter.closed)
+    show_fallback(fallback)
     show_history(history)
 
 
@@ -202,7 +203,6 @@ def edit_dead(
 
     Example: entrega dead-letters edit 0193e0a0-0000-7000-8000-000000000000 interesse=produto_a --reason "wrong product"
     """
-    from delivery.producers import Unbound
     from ingress.editing import edited_body, masked_payload
     from ingress.printing import say, show_payload
     from ledger.letters import LetterMoved
@@ -215,7 +215,7 @@ def edit_dead(
     new = edited_body(letter, typed_body(changes or [str(body)]), whole=body is not None, language="en")
     new["options"]["key"] = letters.edit_key(delivery_id, new)
     ledger = letters.resubmitting(delivery_id, reason=reason)
-    intake = replace(app.intake, ledger=ledger, policies=Unbound())  # an operator asks, not the producer
+    intake = replace(app.intake, ledger=ledger)  # under the policy of its producer
     try:
         answer = intake.submit(letter.kind, new, producer=letter.producer, language="en")
     except LetterMoved as err:

@@ -9,6 +9,7 @@ from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable, LedgerUnusable, ProviderError
 from delivery.rollout import view
 from ledger.alerts import Alerts
+from ledger.approvals import Approvals
 from ledger.operating import pause_of_all
 from ledger.retention import Retention
 from ledger.rollouts import Rollouts
@@ -46,6 +47,7 @@ def examine(app: "Entrega") -> list[Finding]:
             *_elsewhere(app),
             *_pause(app),
             *_set_aside(app),
+            *_approvals(app),
             *_rollouts(app),
             *_accounts(app),
             *_alerts(app),
@@ -102,6 +104,15 @@ def _set_aside(app: "Entrega") -> Iterator[Finding]:
     if found:
         note = f"{found} could not be worked on and wait for a person; the others go on. See: entrega set-aside list"
         yield Finding("events", well=False, note=note)
+
+
+def _approvals(app: "Entrega") -> Iterator[Finding]:
+    waiting = Approvals(app.ledger).waiting()
+    if waiting.oldest_at is not None:
+        since = f"the oldest since {waiting.oldest_at:%Y-%m-%d %H:%M:%S} UTC"
+        yield Finding(
+            "approvals", well=True, note=f"{waiting.count} wait for approval, {since}: entrega approvals list"
+        )
 
 
 def _rollouts(app: "Entrega") -> Iterator[Finding]:

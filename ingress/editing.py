@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from delivery.errors import FieldIssue, InvalidCommand
+from delivery.reach import fallback_of
 from delivery.redaction import JsonLike, mask_value
 from delivery.wording import issue_text
 
@@ -49,3 +50,48 @@ def masked_payload(stored: Mapping[str, Any] | None) -> JsonLike:
         return None
     # The fields themselves, not under their common name: whatever lies below "content" would be hidden altogether.
     return mask_value({name: value for name, value in mapping(stored.get("content")).items() if name != "options"})
+
+
+def masked_fallback(stored: Mapping[str, Any] | None) -> dict[str, JsonLike] | None:
+    """Return the command that would be sent in a stored command's place, masked; None when it has none.
+
+    Shape: {"kind": "send_whatsapp", "account": "whatsapp:default", "payload": {"to": "+55119999****", "text": "***"}}
+    """
+    found = _fallback(stored)
+    return None if found is None else {**found, "payload": mask_value(found["payload"])}
+
+
+def readable_payload(stored: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a stored command's fields in clear, for a person who must read them; files by their size."""
+    return None if stored is None else _without_files(mapping(stored.get("content")))
+
+
+def readable_fallback(stored: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the command that would be sent in a stored command's place, in clear. Shape: as `masked_fallback`."""
+    found = _fallback(stored)
+    return None if found is None else {**found, "payload": _without_files(found["payload"])}
+
+
+def _fallback(stored: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    second = mapping(mapping((stored or {}).get("options")).get("fallback"))
+    if not second:
+        return None
+    kind, body = fallback_of(second)
+    account = mapping(body.get("options")).get("account") or "default"
+    return {
+        "kind": kind,
+        "account": account,
+        "payload": {name: each for name, each in body.items() if name != "options"},
+    }
+
+
+def _without_files(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what no person reads: the base64 text of attachments, of which the size stays."""
+    return {
+        name: [_file(each) for each in value] if name in {"attachments", "inline"} else value
+        for name, value in fields.items()
+    }
+
+
+def _file(attachment: Mapping[str, Any]) -> dict[str, Any]:
+    return {**attachment, "content": f"<{len(str(attachment.get('content', ''))) * 3 // 4} bytes>"}

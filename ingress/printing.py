@@ -1,7 +1,8 @@
-"""How the command line looks to a person: tables and sentences. Only masked values ever get here."""
+"""How the command line looks to a person: tables and sentences. Values come masked, but for a revealed approval."""
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from delivery.redaction import JsonLike
     from ingress.doctor import Finding
     from ledger.api_keys import ApiKey
+    from ledger.approvals import Request
     from ledger.endpoints import Listed
     from ledger.letters import Action, Pile
     from ledger.reading import Attempt, Delivery, Verdict
@@ -26,6 +28,9 @@ _COLOURS = {
     "succeeded": "green", "ready": "cyan", "attempting": "cyan", "waiting": "yellow", "uncertain": "magenta",
     "held": "magenta", "dead": "red", "expired": "red", "canceled": "dim", "deferred": "yellow", "rejected": "red",
 }  # fmt: skip
+
+# What a terminal obeys or does not show: a person who approves a text must see all of it.
+_HIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 def console() -> Console:
@@ -175,16 +180,35 @@ def show_findings(findings: Sequence["Finding"]) -> None:
     console().print(table)
 
 
-def show_payload(payload: "JsonLike", closed: str | None) -> None:
-    """Print a masked payload, or why there is none."""
+def show_payload(payload: "JsonLike", closed: str | None, *, shown: str = "masked value") -> None:
+    """Print a payload, or why there is none."""
     if not isinstance(payload, dict):
         say(f"payload: none, because {closed}.")
         return
-    table = Table("field", "masked value", box=None, header_style="dim")
+    table = Table("field", shown, box=None, header_style="dim")
     for name, value in payload.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        table.add_row(Text(name), Text(shown))
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        table.add_row(Text(name), Text(_HIDDEN.sub(lambda found: repr(found[0])[1:-1], text)))
     console().print(table)
+
+
+def show_request(
+    request: "Request", payload: "JsonLike", fallback: Mapping[str, "JsonLike"] | None, *, revealed: bool
+) -> None:
+    """Print a delivery that waits for approval, and all that would be sent."""
+    found, heading = request.delivery, "in clear" if revealed else "masked; in clear with --reason"
+    say(f"{found.kind} of {found.producer} by {found.account}: {found.reason}")
+    say(f"It would send ({heading}):")
+    show_payload(payload, "it was erased, or a master key is missing", shown="value")
+    show_fallback(fallback, shown="value")
+    say(f"content hash: {request.content_hash or 'none'}")
+
+
+def show_fallback(fallback: Mapping[str, "JsonLike"] | None, *, shown: str = "masked value") -> None:
+    """Print the command that would be sent if another one fails; nothing where there is none."""
+    if fallback is not None:
+        say(f"And if that fails, {fallback['kind']} by the account {fallback['account']}:")
+        show_payload(fallback["payload"], None, shown=shown)
 
 
 def show_history(actions: Sequence["Action"]) -> None:

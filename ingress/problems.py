@@ -66,6 +66,16 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "este produtor foi congelado por repetir o mesmo conteúdo ou por um operador; fale com o operador",
         "this producer was frozen, for repeating the same content or by an operator; ask the operator",
     ),
+    "own_request": (
+        403,
+        "quem pediu não aprova; peça a outra pessoa, com outra chave",
+        "who asked for it does not approve it; ask another person, with another key",
+    ),
+    "too_many_recipients": (
+        403,
+        "este produtor não pode escrever a tantas pessoas de uma vez; divida o envio ou fale com o operador",
+        "this producer may not write to so many people at once; split the message or ask the operator",
+    ),
     "recipient_not_allowed": (
         403,
         "este produtor não pode escrever para um dos destinatários; fale com o operador",
@@ -102,6 +112,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         409,
         "a entrega está em {state} e não aguarda aprovação",
         "the delivery is {state} and does not wait for approval",
+    ),
+    "other_content": (
+        409,
+        "o conteúdo não é o que foi visto; abra-o de novo antes de aprovar",
+        "the content is not what was seen; open it again before you approve it",
     ),
     "unreadable": (
         409,

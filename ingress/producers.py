@@ -50,6 +50,7 @@ def change(
     per_minute: Cap = None,
     per_day: Cap = None,
     new_recipients_per_day: Cap = None,
+    recipients_per_mail: Cap = None,
     allow: Entries = None,
     disallow: Entries = None,
     allow_everybody: Annotated[bool, typer.Option("--allow-everybody", help="Drop the allow-list.")] = False,
@@ -59,7 +60,7 @@ def change(
     reason: Reason = "set by an operator",
     as_json: Json = False,
 ) -> None:
-    """Change what a producer may do; what is left out stays. In force everywhere within two seconds.
+    """Change what a producer may do; what is left out stays. Caps count people. In force everywhere within two seconds.
 
     Example: entrega producers set loja-sul --per-minute 60 --per-day 2000 --new-recipients-per-day 200
 
@@ -72,6 +73,7 @@ def change(
         per_minute=_turned(before.per_minute, per_minute),
         per_day=_turned(before.per_day, per_day),
         new_recipients_per_day=_turned(before.new_recipients_per_day, new_recipients_per_day),
+        recipients_per_mail=_turned(before.recipients_per_mail, recipients_per_mail),
         allowed=_allowed(before, allow or (), disallow or (), everybody=allow_everybody),
         needs_approval=before.needs_approval if needs_approval is None else needs_approval,
         loop=_loop(before, loop_most, loop_within),
@@ -177,6 +179,7 @@ def _facts(found: "Producer") -> dict[str, Any]:
         "per_minute": policy.per_minute,
         "per_day": policy.per_day,
         "new_recipients_per_day": policy.new_recipients_per_day,
+        "recipients_per_mail": policy.recipients_per_mail,
         "used": {"minute": found.in_minute, "day": found.in_day, "new_recipients": found.new_in_day},
         "allowed": allowed,
         "needs_approval": policy.needs_approval,
@@ -195,14 +198,24 @@ def _show(found: "Sequence[Producer]") -> None:
     if not found:
         say("None has a policy of its own.")
         return
-    titles = ("producer", "state", "per minute", "per day", "new people a day", "may reach", "approval", "same content")
+    titles = (
+        "producer",
+        "state",
+        "per minute",
+        "per day",
+        "new people a day",
+        "one mail",
+        "may reach",
+        "approval",
+        "same content",
+    )
     table = Table(*titles, box=None, header_style="dim")
     for each in found:
         policy = each.policy
         state = Text("frozen: " + policy.frozen, style="red") if policy.frozen else Text("open", style="green")
         caps = (
             _cap(each.in_minute, policy.per_minute), _cap(each.in_day, policy.per_day),
-            _cap(each.new_in_day, policy.new_recipients_per_day),
+            _cap(each.new_in_day, policy.new_recipients_per_day), str(policy.recipients_per_mail or ""),
         )  # fmt: skip
         loop = f"{policy.loop.most} in {policy.loop.within}" if policy.loop else "no guard"
         table.add_row(each.name, state, *caps, Text(_reach(policy)), "needed" if policy.needs_approval else "", loop)

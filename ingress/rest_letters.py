@@ -12,12 +12,11 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from delivery.producers import Unbound
 from delivery.redaction import JsonLike
 from ingress.access import Caller
 from ingress.bodies import MOST_SMALL_BYTES, checked
 from ingress.bounds import FASTEST_PACE, LONGEST_AGE_S, MOST_REPLAYED, SLOWEST_PACE
-from ingress.editing import edited_body, masked_payload
+from ingress.editing import edited_body, masked_fallback, masked_payload
 from ingress.openapi import model_body, refusals
 from ingress.parameters import STRICT
 from ingress.problems import Problem
@@ -150,6 +149,7 @@ class LetterView(BaseModel):
     state: str
     payload: dict[str, Any] | None
     payload_note: str | None = Field(description="Why there is no payload.")
+    fallback: dict[str, Any] | None = Field(description="What would be sent in its place, with kind and account.")
     may_exist: bool = Field(description="An earlier send may have been carried out.")
     history: list[ActionView]
 
@@ -216,7 +216,8 @@ def _add_looking(router: APIRouter, door: RestDoor) -> None:
         letter = _viewed(letters, delivery_id, reason)
         facts = {name: value for name, value in vars(letter).items() if name not in {"stored", "closed"}}
         history = [ActionView.model_validate(each) for each in letters.history(delivery_id)]
-        return LetterView(**facts, payload=_shown(letter.stored), payload_note=letter.closed, history=history)
+        shown = {"payload": _shown(letter.stored), "fallback": masked_fallback(letter.stored)}
+        return LetterView(**facts, **shown, payload_note=letter.closed, history=history)
 
 
 def _add_replays(router: APIRouter, door: RestDoor) -> None:
@@ -290,7 +291,7 @@ def _add_moving(router: APIRouter, door: RestDoor) -> None:
         new = edited_body(letter, asked.changes, whole=asked.whole, language=language)
         new["options"]["key"] = letters.edit_key(delivery_id, new)
         ledger = letters.resubmitting(delivery_id, reason=asked.reason)
-        intake = replace(door.app.intake, ledger=ledger, policies=Unbound())  # an operator asks, not the producer
+        intake = replace(door.app.intake, ledger=ledger)  # under the policy of its producer
         try:
             answer = intake.submit(letter.kind, new, producer=letter.producer, language=language)
         except LetterMoved:

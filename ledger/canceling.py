@@ -5,6 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
+from ledger import quotas
 from ledger.database import transaction
 from ledger.order import CANCELABLE
 
@@ -61,6 +62,7 @@ def cancel(engine: Engine, delivery_id: UUID, *, actor: str, reason: str) -> Non
         LedgerUnavailable: Postgres is away; nothing was changed.
     """
     with transaction(engine) as connection:
+        quotas.give_back(connection, [delivery_id])
         values = {"id": delivery_id, "actor": actor, "reason": reason}
         if connection.scalar(_CANCEL, values) is not None:
             return

@@ -25,7 +25,7 @@ _TAKE = text(f"""
     ), taken AS (
       UPDATE deliveries d SET looked_at = now() FROM picked WHERE d.id = picked.id
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent, d.hold_uncertain, d.uncertain_since, now() AS looked_at,
+                d.resent, d.approved, d.hold_uncertain, d.uncertain_since, now() AS looked_at,
                 {TIMES}
     )
     SELECT taken.*, payloads.body, people.data_key,

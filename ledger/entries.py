@@ -32,6 +32,7 @@ class Entry:
         content: What is asked for, options apart, as a short keyed hash.
         stored: Content and options as plain JSON: what is sealed.
         endpoint: Where its producer is told of it.
+        people: Everybody whom it may reach, once for each message, as keyed hashes; empty where nothing is counted.
     """
 
     new: NewDelivery
@@ -40,6 +41,7 @@ class Entry:
     keys: Mapping[Key, tuple[bytes, timedelta]]
     content: int
     endpoint: UUID | None = None
+    people: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def new_row(
         "same_since": first_id(before=new.id, span=loop.within) if loop else None,
         "same_earlier": same_earlier,
         "may_be_refused": new.origin is None,
+        "counted": len(entry.people) or None,
     }
 
 

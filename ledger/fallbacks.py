@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from delivery.commands import Command
-from delivery.ports import NewDelivery
+from delivery.ports import NewDelivery, Opened
 from ledger.database import transaction
 from ledger.order import TIMES
 from ledger.store import PostgresLedger
@@ -55,11 +55,13 @@ class Stranded:
 
     Attributes:
         command: What it should have carried out; None when its payload was erased.
+        approved: A person approved it, and its fallback with it.
     """
 
     id: UUID
     producer: str
     command: Command | None
+    approved: bool
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,19 @@ class Fallbacks:
             rows = connection.execute(_FIND, {"most": most}).all()
         for row in rows:
             claimed = self.ledger.read(row)
-            yield Stranded(row.id, row.producer, claimed.order.command if claimed else None)
+            yield Stranded(row.id, row.producer, claimed.order.command if claimed else None, row.approved is not None)
 
-    def start(self, first: UUID, new: NewDelivery) -> UUID | None:
-        """Open the fallback of `first`, unless another did or it is no longer needed; return its id, or None."""
+    def start(self, first: UUID, new: NewDelivery) -> Opened | None:
+        """Open the fallback of `first`, unless another did or it is no longer needed; return what was opened."""
         with transaction(self.ledger.engine) as connection:
             environment = connection.scalar(_MARK, {"first": first})
             if environment is None:
                 return None
-            named = replace(new, key=f"fallback:{first}", environment=environment)
-            second = self.ledger.open_within(connection, [named])[0].id
+            # With an origin, because there is nobody to refuse it to: what the policy forbids is held.
+            named = replace(new, key=f"fallback:{first}", origin=f"fallback:{first}", environment=environment)
+            second = self.ledger.open_within(connection, [named])[0]
             connection.execute(
-                _LINK, {"first": first, "second": second, "reason": f"{second} was started in its place"}
+                _LINK, {"first": first, "second": second.id, "reason": f"{second.id} was started in its place"}
             )
             return second
 

@@ -294,20 +294,23 @@ class Resubmitting(PostgresLedger):
         Raises:
             LetterMoved: The letter is neither dead nor held any more; nothing was written.
             KeyReused: The edit's key stands for another body; nothing was written.
+            ProducerRefused: A cap of its producer has no room for it; nothing was written.
             LedgerUnavailable: Postgres is away; nothing was written.
         """
-        entries = [self._entry(each) for each in new]
+        entries = self._entries(new)
         with transaction(self.engine) as connection:
             # First, so that of two operators the second waits here and then finds the letter gone.
             if not _cancel(connection, [self.letter], actor=self.actor, code="resubmitted", reason=self.reason):
                 raise LetterMoved(f"delivery {self.letter} is neither dead nor held any more; nothing was written")
             environment = connection.scalar(_ENVIRONMENT, {"id": self.letter})
-            opened = self._open(
+            opened = self._open_admitted(
                 connection, [replace(each, new=replace(each.new, environment=environment)) for each in entries]
             )
             if not all(each.same_body for each in opened):
                 raise KeyReused("this edit's key stands for another body already; nothing was written")
             for each in opened:
+                if each.refusal is not None:
+                    raise each.refusal
                 connection.execute(_LINK, {"old": self.letter, "new": each.id})
                 values = {"actor": self.actor, "action": "resubmission", "id": each.id, "reason": self.reason}
                 connection.execute(_NOTE, values)

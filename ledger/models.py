@@ -104,6 +104,8 @@ deliveries = Table(
     Column("reason", Text),
     Column("replay_of", UUID(as_uuid=True)),
     Column("replay", UUID(as_uuid=True), comment="the bulk replay it belongs to"),
+    Column("approved", LargeBinary, comment="keyed hash of the content that a person approved; nothing else is sent"),
+    Column("counted", Integer, comment="people counted against its producer's caps; null: nothing was counted"),
     CheckConstraint("state in ('" + "','".join(STATES) + "')", name="state"),
     CheckConstraint("(state = 'attempting') = (lease_until is not null)", name="lease"),
     # Every transition rewrites a row; free room on the page keeps the update on it (HOT) and the indexes small.

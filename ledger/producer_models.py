@@ -42,6 +42,10 @@ producers = Table(
         comment="the same content to one person within loop_within; 0: no guard",
     ),
     Column("loop_within", Interval, nullable=False, server_default=text("'1 hour'")),
+    Column("recipients_per_mail", Integer),
+    Column("senders", ARRAY(Text), comment="addresses and @domains it may send mail from; null: those of the account"),
+    Column("most_open", Integer, comment="deliveries that may wait, scheduled ones included; null: the common number"),
+    Column("most_open_mb", Integer),
     Column("frozen_at", _Instant),
     Column("frozen_reason", Text),
     Column(

@@ -20,13 +20,15 @@ _FIND = text("SELECT * FROM producers WHERE name = :name")
 # What is used of the windows stays: who turns a cap up does not hand out a new day.
 _SET = text("""
     WITH changed AS (
-      INSERT INTO producers AS p (name, per_minute, per_day, new_recipients_per_day, allowed, needs_approval,
-                                  loop_most, loop_within)
-      VALUES (:name, :per_minute, :per_day, :new_recipients_per_day, CAST(:allowed AS text[]), :needs_approval,
-              :loop_most, :loop_within)
+      INSERT INTO producers AS p (name, per_minute, per_day, new_recipients_per_day, recipients_per_mail, allowed,
+                                  senders, needs_approval, most_open, most_open_mb, loop_most, loop_within)
+      VALUES (:name, :per_minute, :per_day, :new_recipients_per_day, :recipients_per_mail, CAST(:allowed AS text[]),
+              CAST(:senders AS text[]), :needs_approval, :most_open, :most_open_mb, :loop_most, :loop_within)
       ON CONFLICT (name) DO UPDATE
          SET per_minute = excluded.per_minute, per_day = excluded.per_day,
              new_recipients_per_day = excluded.new_recipients_per_day, allowed = excluded.allowed,
+             recipients_per_mail = excluded.recipients_per_mail, senders = excluded.senders,
+             most_open = excluded.most_open, most_open_mb = excluded.most_open_mb,
              needs_approval = excluded.needs_approval, loop_most = excluded.loop_most,
              loop_within = excluded.loop_within
       RETURNING *
@@ -67,7 +69,7 @@ class Producer:
     """A producer, what it may do, and what it has used of its caps in the windows that run now.
 
     Attributes:
-        in_minute: Deliveries in the minute that runs; `in_day` and `new_in_day` (new people) likewise.
+        in_minute: People in the minute that runs; `in_day` and `new_in_day` (new people) likewise.
     """
 
     name: str
@@ -107,7 +109,11 @@ class Producers:
             "per_minute": policy.per_minute,
             "per_day": policy.per_day,
             "new_recipients_per_day": policy.new_recipients_per_day,
+            "recipients_per_mail": policy.recipients_per_mail,
             "allowed": None if policy.allowed is None else sorted(policy.allowed),
+            "senders": None if policy.senders is None else sorted(policy.senders),
+            "most_open": policy.most_open,
+            "most_open_mb": policy.most_open_mb,
             "needs_approval": policy.needs_approval,
             "loop_most": policy.loop.most if policy.loop else 0,
             "loop_within": policy.loop.within if policy.loop else timedelta(),
@@ -178,7 +184,11 @@ def policy_of(row: Row[Any]) -> ProducerPolicy:
         per_minute=row.per_minute,
         per_day=row.per_day,
         new_recipients_per_day=row.new_recipients_per_day,
+        recipients_per_mail=row.recipients_per_mail,
         allowed=None if row.allowed is None else frozenset(row.allowed),
+        senders=None if row.senders is None else frozenset(row.senders),
+        most_open=row.most_open or DEFAULT.most_open,
+        most_open_mb=row.most_open_mb or DEFAULT.most_open_mb,
         needs_approval=row.needs_approval,
         loop=LoopGuard(row.loop_most, row.loop_within) if row.loop_most else None,
         frozen=None if row.frozen_at is None else row.frozen_reason or "frozen",

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from delivery.errors import ProducerRefused
 from delivery.producers import LOOPING, Used, excess
 from ledger.entries import Entry, Key
+from ledger.order import AWAITS_APPROVAL
 from ledger.producers import policy_of
 
 # In the order of their names, so that two batches never wait for each other.
@@ -31,6 +32,21 @@ _KEEP = text("""
                          new_in_day = :new_in_day
     WHERE name = :name
 """)
+# What was counted in a window that still runs. Whom a delivery met stays met, so new people are not given back.
+_GIVE_BACK = text(f"""
+    WITH unsent AS (
+      SELECT d.producer, d.counted, d.created_at FROM deliveries d
+      WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.counted IS NOT NULL AND {AWAITS_APPROVAL}
+      ORDER BY d.id FOR UPDATE
+    ), owed AS (
+      SELECT p.name, coalesce(sum(u.counted) FILTER (WHERE u.created_at >= p.day_from), 0) AS of_day,
+             coalesce(sum(u.counted) FILTER (WHERE u.created_at >= p.minute_from), 0) AS of_minute
+      FROM unsent u JOIN producers p ON p.name = u.producer GROUP BY p.name
+    )
+    UPDATE producers p
+       SET in_day = greatest(0, p.in_day - o.of_day), in_minute = greatest(0, p.in_minute - o.of_minute)
+    FROM owed o WHERE p.name = o.name
+""")  # noqa: S608 - a piece of `ledger.order`
 # The producer alone is frozen; the alert stands until somebody unfreezes it.
 _FREEZE = text("""
     WITH frozen AS (
@@ -74,12 +90,12 @@ def admit(connection: Connection, entries: Sequence[Entry], *, only_look: bool =
         for each in entries:
             if each.new.producer != row.name or book.repeats(each):
                 continue
-            is_new = book.is_new(each.person)
-            refused = excess(policy, used, new_person=is_new)
+            people, new_people = len(each.people), book.new_among(each.people)
+            refused = excess(policy, used, people=people, new_people=new_people)
             if refused is not None:
                 book.refused[each.new.id] = refused
             else:
-                used = used.plus(new_person=is_new)
+                used = used.plus(people=people, new_people=new_people)
                 book.take(each)
         if not only_look:
             connection.execute(_KEEP, {"name": row.name, **vars(used)})
@@ -94,19 +110,19 @@ class _Book:
         keys = [key for each in entries for key in each.keys]
         wanted = {"producers": [producer for producer, _ in keys], "keys": [key for _, key in keys]}
         self._keys: set[Key] = {(row.producer, row.key) for row in connection.execute(_REPEATED, wanted)}
-        people = connection.execute(_KNOWN_PEOPLE, {"people": list({each.person for each in entries})})
+        people = connection.execute(_KNOWN_PEOPLE, {"people": list({p for each in entries for p in each.people})})
         self._people = {bytes(row.person) for row in people}
         self.refused: dict[UUID, ProducerRefused] = {}
 
     def repeats(self, entry: Entry) -> bool:
         return not self._keys.isdisjoint(entry.keys)
 
-    def is_new(self, person: bytes) -> bool:
-        return person not in self._people
+    def new_among(self, people: Sequence[bytes]) -> int:
+        return len(set(people) - self._people)
 
     def take(self, entry: Entry) -> None:
         self._keys |= set(entry.keys)
-        self._people.add(entry.person)
+        self._people |= set(entry.people)
 
     def admission(self) -> Admission:
         """Part the batch: a message that cannot come back is held for a person where another one is refused."""
@@ -116,10 +132,19 @@ class _Book:
             if found is None:
                 entries.append(each)
             elif each.new.origin is not None:
-                entries.append(replace(each, new=replace(each.new, held_code=each.new.held_code or found.code)))
+                held = replace(each.new, held_code=each.new.held_code or found.code)
+                entries.append(replace(each, new=held, people=()))
             else:
                 refused[each.new.id] = found
         return Admission(entries, refused)
+
+
+def give_back(connection: Connection, ids: Collection[UUID]) -> None:
+    """Give producers back what deliveries that wait for approval used of their caps: they are never sent.
+
+    Comes before the change of their state, in the same transaction.
+    """
+    connection.execute(_GIVE_BACK, {"ids": list(ids)})
 
 
 def freeze(connection: Connection, producers: Collection[str]) -> None:

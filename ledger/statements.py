@@ -41,7 +41,7 @@ OPEN = _short("""
         expires_s float8, hold smallint, person bytea, recipient text, body bytea, order_key text, fallback smallint,
         endpoint_id uuid, data_key bytea, data_key_is_new bool, marketing smallint, cancel_on_reply smallint,
         content bigint, environment text, held_code text, held_reason text, same_most int, same_since uuid,
-        same_earlier int, may_be_refused bool
+        same_earlier int, may_be_refused bool, counted int
       )) WITH ORDINALITY AS new
     ), wanted AS (
       SELECT * FROM json_to_recordset(CAST(:wanted AS json))
@@ -84,7 +84,7 @@ OPEN = _short("""
     ), opened AS (
       INSERT INTO deliveries (id, kind, account, producer, priority, state, next_at, hinted_at, expires_at,
                               lifetime, hold_uncertain, person, recipient, order_key, fallback, endpoint_id,
-                              marketing, cancel_on_reply, content, environment, code, reason)
+                              marketing, cancel_on_reply, content, environment, counted, code, reason)
       SELECT id, kind, account, producer, priority,
              CASE WHEN held_code IS NOT NULL OR looped THEN 'held' WHEN send_at > now() THEN 'waiting' ELSE 'ready' END,
              greatest(send_at, now()),
@@ -92,7 +92,7 @@ OPEN = _short("""
              coalesce(expires_at, greatest(send_at, now()) + expires_s * interval '1 second'),
              coalesce(expires_at - greatest(send_at, now()), expires_s * interval '1 second'),
              hold, person, recipient, order_key, fallback, endpoint_id, marketing, cancel_on_reply, content,
-             environment, CASE WHEN looped THEN :loop_code ELSE held_code END,
+             environment, counted, CASE WHEN looped THEN :loop_code ELSE held_code END,
              CASE WHEN looped THEN :loop_reason ELSE held_reason END
       FROM won ORDER BY ordinality
       RETURNING id, state, next_at, producer
@@ -156,7 +156,7 @@ _CLAIM = f"""
       WHERE d.id = p.id AND p.stop IS NULL AND lease.kind = d.kind
         AND (NOT p.suspect OR p.id IN (SELECT delivery_id FROM alone))
       RETURNING d.id, d.kind, d.account, d.producer, d.fence, d.attempts, d.tries, d.parks, d.created_at, d.person,
-                d.resent, {TIMES}
+                d.resent, d.approved, {TIMES}
     ), begun AS (
       INSERT INTO attempts (delivery_id, n, fence, worker, started_at)
       SELECT id, attempts, fence, :worker, now() FROM taken

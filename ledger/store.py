@@ -20,6 +20,7 @@ from delivery.instants import EARLIEST, LATEST
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from delivery.producers import HELD_BECAUSE, LOOPING
+from delivery.reach import reached
 from delivery.redaction import mask_text
 from ledger import backlogs, quotas
 from ledger import statements as sql
@@ -86,12 +87,16 @@ class PostgresLedger:
         # A delivery that wins one of two keys has to give it back, and caps are counted first: more than one statement.
         single = all(len(each.keys) == 1 and not each.new.policy.counts for each in entries)
         with (statement if single else transaction)(self.engine) as connection:
-            admitted = quotas.admit(connection, entries)
-            made = iter(self._open(connection, admitted.entries))
-            return [
-                _refused(each.id, admitted.refused[each.id]) if each.id in admitted.refused else next(made)
-                for each in new
-            ]
+            return self._open_admitted(connection, entries)
+
+    def _open_admitted(self, connection: Connection, entries: Sequence[Entry]) -> list[Opened]:
+        """Count what must be counted, open what may be opened, and answer for all, in order."""
+        admitted = quotas.admit(connection, entries)
+        if met := {person for each in admitted.entries for person in each.people}:
+            self.vault.own_keys(connection, met)  # from now on they are no new people, also those in copy
+        made = iter(self._open(connection, admitted.entries))
+        ids = [each.new.id for each in entries]
+        return [_refused(id_, admitted.refused[id_]) if id_ in admitted.refused else next(made) for id_ in ids]
 
     def open_within(self, connection: Connection, new: Sequence[NewDelivery]) -> list[Opened]:
         """Open deliveries as a part of the caller's transaction; see `open`."""
@@ -215,7 +220,9 @@ class PostgresLedger:
         content_hash = self.vault.hash(content)
         keys = keys_of(new, self.vault, content, content_hash, options)
         short = int.from_bytes(content_hash[:8], signed=True)
-        return Entry(new, self.vault.hash(new.command.recipient), {"content": body, "options": options}, keys, short)
+        stored = {"content": body, "options": options}
+        people = tuple(map(self.vault.hash, reached(new.command))) if new.policy.counts else ()
+        return Entry(new, self.vault.hash(new.command.recipient), stored, keys, short, people=people)
 
     def _insert(
         self, connection: Connection, entries: Sequence[Entry]
@@ -271,7 +278,7 @@ class PostgresLedger:
     def read(self, row: Row[Any]) -> Claimed | None:
         """Turn a row with its sealed payload into a claim, or None when the payload cannot be opened."""
         try:
-            command = self._unseal(row)
+            command = self._unseal(row, approved=row.approved)
         except (Unreadable, ValidationError, ValueError, LookupError, TypeError):
             return None
         doubtful = bool(row.resent or DOUBTFUL_CODES & row.tries.keys())
@@ -292,8 +299,14 @@ class PostgresLedger:
         data_key = self.vault.open_data_key(bytes(row.person), bytes(row.data_key))
         return dict(json.loads(unseal(data_key, bytes(row.body), payload_place(row.id))))
 
-    def _unseal(self, row: Row[Any]) -> Command:
+    def content_hash(self, kind: str, account: str, stored: Mapping[str, Any]) -> bytes:
+        """Return the keyed hash of all that a command asks for, its options and its fallback included."""
+        return self.vault.hash(canonical({"kind": kind, "account": account, **stored}))
+
+    def _unseal(self, row: Row[Any], *, approved: bytes | None) -> Command:
         stored = self.stored(row)
+        if approved is not None and self.content_hash(row.kind, row.account, stored) != bytes(approved):
+            raise Unreadable("it is not what was approved")
         return _STORED_KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
 
     def _bury(self, rows: Sequence[Row[Any]]) -> None:
@@ -302,7 +315,8 @@ class PostgresLedger:
         endings = [
             _Ending(
                 id=row.id, fence=row.fence, state="dead", outcome="rejected", code="unreadable",
-                reason="the sealed payload cannot be opened: was it erased, or is a master key missing?",
+                reason="the sealed payload cannot be opened, or is not what was approved: was it erased, "
+                "or is a master key missing?",
             )
             for row in rows
         ]  # fmt: skip

@@ -15,8 +15,8 @@ from celery import Task
 from config.timetable import TIMETABLE
 from delivery.confirming import Confirmer
 from delivery.errors import InvalidCommand, ProviderError
-from delivery.intake import fallback_of
 from delivery.ports import Hint
+from delivery.reach import fallback_of
 from ledger.fallbacks import Fallbacks, Stranded
 from ledger.hashing import hash_clear
 from ledger.operating import Desk
@@ -115,11 +115,14 @@ def _start_fallback(app: "Entrega", fallbacks: Fallbacks, stranded: Stranded) ->
     kind, body = fallback_of(stranded.command.options.fallback)
     try:
         new = app.intake.prepare(kind, body, producer=stranded.producer)
+        new = app.intake.admit_fallback(new, approved=stranded.approved)
     except InvalidCommand as err:  # it was right when it was accepted: its own time has run out, or a form changed
         fallbacks.refuse(stranded.id, reason=f"no longer acceptable: {', '.join(i.field for i in err.issues)}")
         return []
     second = fallbacks.start(stranded.id, new)
-    return [] if second is None else [Hint(second, kind, new.command.options.priority, account=new.account)]
+    if second is None or second.state == "held":
+        return []
+    return [Hint(second.id, kind, new.command.options.priority, account=new.account)]
 
 
 @app.task(name="drain", bind=True, shared=False, base=UpkeepTask, send_events=False)

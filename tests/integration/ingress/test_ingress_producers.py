@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from delivery.errors import ProducerRefused
 from delivery.producers import DEFAULT
 from ingress.cli import cli
+from ingress.doctor import _approvals
 from ledger.producers import Producers
 from tasks import app
 from tests.integration.conftest import claim
@@ -40,6 +41,7 @@ def test_a_policy_is_set_piece_by_piece_and_shown(ask, run):
         "per_minute": 60,
         "per_day": 500,
         "new_recipients_per_day": None,
+        "recipients_per_mail": None,
         "used": {"minute": 0, "day": 0, "new_recipients": 0},
         "allowed": {"domains": ["@exemplo.com.br"], "others": 1},
         "needs_approval": True,
@@ -114,6 +116,40 @@ def test_what_waits_is_listed_and_approved_by_name(held, ask, voice, archive):
     assert [(each["id"], each["code"]) for each in listed] == [(str(held), "needs_approval")]
     assert done == {"approved": [str(held)], "left_alone": []}
     assert (voice.sent, archive.find(held).state) == ([held], "ready")
+
+
+def test_an_approver_reads_the_text_with_a_reason_and_that_is_on_record(held, ask, run, letters):
+    masked, clear = ask("approvals", "show", held), ask("approvals", "show", held, "--reason", "to approve it")
+    printed = run("approvals", "show", held, "--reason", "to approve it").stdout
+
+    assert (masked["payload"]["nome"], clear["payload"]["nome"]) == ("***", LEAD["nome"])
+    assert LEAD["nome"] in printed
+    assert masked["content_hash"] in printed
+    assert [each.action for each in letters.history(held)] == ["accepted", "viewed", "revealed", "revealed"]
+
+
+def test_only_what_was_seen_is_approved(held, ask, run):
+    seen = ask("approvals", "show", held)["content_hash"]
+
+    wrong = run("approvals", "approve", held, "--content-hash", "0" * 64, "--reason", "seen")
+    right = run("approvals", "approve", held, "--content-hash", seen, "--reason", "seen")
+
+    assert (wrong.exit_code, "another content" in wrong.stdout, right.exit_code) == (4, True, 0)
+
+
+def test_hidden_characters_of_a_text_are_seen_by_its_approver(held, run, database):
+    text = "Olá\u202e\u200b"
+    held = app.intake.submit("create_lead", LEAD | {"observacoes": text, "nome": "Bia Teste"}, producer="loja").id
+
+    printed = run("approvals", "show", held, "--reason", "to approve it").stdout
+
+    assert "Olá\\u202e\\u200b" in printed
+
+
+def test_the_doctor_says_how_many_wait_for_approval(held):
+    (found,) = _approvals(app)
+
+    assert (found.part, found.well, found.note.split(",")[0]) == ("approvals", True, "1 wait for approval")
 
 
 def test_all_of_a_producer_are_rejected_at_once_and_twice_is_told(held, ask, run, archive):

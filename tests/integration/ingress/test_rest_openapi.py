@@ -37,6 +37,8 @@ OPERATIONS = [
     ("POST", "/v1/dead-letters/{delivery_id}/edit"),
     ("GET", "/v1/replays"),
     ("GET", "/v1/approvals"),
+    ("GET", "/v1/approvals/{delivery_id}"),
+    ("POST", "/v1/approvals/{delivery_id}/reveal"),
     ("POST", "/v1/deliveries/{delivery_id}/approve"),
     ("POST", "/v1/deliveries/{delivery_id}/reject"),
 ]

@@ -14,7 +14,7 @@ from delivery.errors import ProducerRefused
 from delivery.intake import Intake, Item
 from delivery.producers import DEFAULT, LoopGuard
 from ledger.alerts import Alerts
-from ledger.approvals import Approvals
+from ledger.approvals import Approvals, Approver
 from ledger.letters import LetterFilter, Letters, Signed
 from ledger.producers import Producers, StoredPolicies
 from tests.integration.conftest import claim, due, lead, new
@@ -169,14 +169,14 @@ def test_one_producers_cap_is_not_anothers(intake, producers):
     assert found == ["ready", "daily_cap", "ready", "ready"]
 
 
-def test_a_foreign_message_over_the_cap_is_held_for_a_person_and_not_lost(intake, producers, database):
+def test_a_foreign_message_over_the_cap_is_held_for_a_person_and_not_lost(intake, producers, ledger):
     producers.set("celery", replace(DEFAULT, per_day=1), reason="test")
     ask(intake, 1, producer="celery", origin="m1")
 
     held = ask(intake, 2, producer="celery", origin="m2")
 
     assert (held.state, ask(intake, 2, producer="celery", origin="m2").id) == ("held", held.id)
-    waiting = Approvals(database).list(producer="celery")
+    waiting = Approvals(ledger).list(producer="celery")
     assert [(str(each.id), each.code) for each in waiting] == [(held.id, "daily_cap")]
 
 
@@ -257,10 +257,10 @@ def test_what_needs_approval_is_not_attempted_and_does_not_expire(held, ledger, 
     assert (due(ledger), claim(ledger, held.id), archive.find(held.id).state) == ([], [], "held")
 
 
-def test_what_is_approved_goes_with_its_whole_time(held, ledger, database, sql, archive, letters):
+def test_what_is_approved_goes_with_its_whole_time(held, ledger, sql, archive, letters):
     sql("UPDATE deliveries SET expires_at = now() - interval '1 day'")
 
-    done = Approvals(database).approve([held.id], BOSS)
+    done = Approvals(ledger).approve([held.id], Approver(BOSS))
 
     found = archive.find(held.id)
     assert ([each.id for each in done.hints], found.state, found.code) == ([held.id], "ready", None)
@@ -269,34 +269,35 @@ def test_what_is_approved_goes_with_its_whole_time(held, ledger, database, sql, 
     assert ("bia", "approved", "seen, fine") in [(e.actor, e.action, e.reason) for e in letters.history(held.id)]
 
 
-def test_what_is_approved_before_its_time_waits_for_it(intake, producers, database, archive):
+def test_what_is_approved_before_its_time_waits_for_it(intake, producers, ledger, archive):
     producers.set("loja", replace(DEFAULT, needs_approval=True), reason="test")
     later = datetime.now(UTC) + timedelta(hours=2)
     held = UUID(ask(intake, 1, options={"send_at": later.isoformat()}).id)
 
-    done = Approvals(database).approve([held], BOSS)
+    done = Approvals(ledger).approve([held], Approver(BOSS))
 
     assert (done.ids, done.hints, archive.find(held).next_at) == ((held,), (), later)
     assert archive.find(held).state == "waiting"
 
 
-def test_what_is_rejected_is_canceled_for_good(held, database, archive):
-    waiting = Approvals(database)
+def test_what_is_rejected_is_canceled_for_good(held, ledger, archive):
+    waiting = Approvals(ledger)
 
     assert waiting.reject([held.id], BOSS) == {held.id}
 
     found = archive.find(held.id)
     assert (found.state, found.code, found.reason) == ("canceled", "not_approved", "seen, fine")
-    assert (waiting.approve([held.id], BOSS).ids, waiting.reject([held.id], BOSS)) == ((), set())
+    assert (waiting.approve([held.id], Approver(BOSS)).ids, waiting.reject([held.id], BOSS)) == ((), set())
     assert archive.verify().faults == {}
 
 
-def test_of_two_people_one_decides(held, database):
-    waiting = Approvals(database)
+def test_of_two_people_one_decides(held, ledger):
+    waiting = Approvals(ledger)
 
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(
-            lambda n: len(waiting.approve([held.id], BOSS).ids if n % 2 else waiting.reject([held.id], BOSS)), range(8)
+            lambda n: len(waiting.approve([held.id], Approver(BOSS)).ids if n % 2 else waiting.reject([held.id], BOSS)),
+            range(8),
         )
 
     assert sum(answers) == 1

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from config.policy import load_specs
+from delivery.commands import CreateLead, SendEmail, SendWhatsApp
 from delivery.errors import InvalidCommand, ProducerRefused
 from delivery.intake import Intake, Item
 from delivery.ports import Opened
@@ -56,6 +57,16 @@ def used(minutes_ago=0.5, in_minute=0, hours_ago=1, in_day=0, new_in_day=0):
     return Used(minute_from, in_minute, day_from, in_day, new_in_day)
 
 
+def to(*recipients):
+    if recipients[0].startswith("+"):
+        return SendWhatsApp(to=recipients[0], text="Oi")
+    return SendEmail(to=list(recipients), subject="Teste", text="Olá")
+
+
+def fallback_body(command):
+    return {"kind": command.kind, **command.content()}
+
+
 def intake(policy, book=None, voice=None, **more):
     accounts = ("crm:default", "email:default", "whatsapp:default")
     rules = policy if isinstance(policy, Rules) else Rules(policy)
@@ -78,9 +89,27 @@ def intake(policy, book=None, voice=None, **more):
 def test_one_more_delivery_is_refused_exactly_at_a_cap_and_until_its_window_ends(
     policy, stands, new_person, code, retry_at
 ):
-    refused = excess(ProducerPolicy(**policy), used(**stands), new_person=new_person)
+    refused = excess(ProducerPolicy(**policy), used(**stands), people=1, new_people=int(new_person))
 
     assert (refused and refused.code, refused and refused.retry_at) == (code, retry_at)
+
+
+@pytest.mark.parametrize(
+    ("policy", "stands", "people", "code"),
+    [
+        ({"per_day": 150}, {}, 150, None),
+        ({"per_day": 150}, {"in_day": 1}, 150, "daily_cap"),
+        ({"per_minute": 10}, {"in_minute": 5}, 6, "rate_exceeded"),
+        ({"new_recipients_per_day": 10}, {"new_in_day": 5}, 6, "new_recipients_cap"),
+        ({"per_day": 100}, {}, 150, "too_many_recipients"),
+        ({"per_minute": 10}, {}, 11, "too_many_recipients"),
+    ],
+)
+def test_caps_count_people_and_what_can_never_fit_is_not_told_to_come_back(policy, stands, people, code):
+    refused = excess(ProducerPolicy(**policy), used(**stands), people=people, new_people=people)
+
+    assert (refused and refused.code) == code
+    assert refused is None or (refused.retry_at is None) == (code == "too_many_recipients")
 
 
 @pytest.mark.parametrize(
@@ -119,9 +148,21 @@ def test_a_window_begins_with_its_first_delivery():
 def test_everybody_whom_a_command_reaches_must_be_on_the_list(allowed, recipients, code):
     policy = ProducerPolicy(allowed=None if allowed is None else frozenset(allowed))
 
-    refused = refusal(policy, recipients, Rules(policy))
+    refused = refusal(policy, to(*recipients), Rules(policy))
 
     assert (refused and refused.code) == code
+
+
+@pytest.mark.parametrize(("most", "code"), [(None, None), (3, None), (2, "too_many_recipients")])
+def test_the_recipients_of_one_mail_are_bound_those_in_copy_included(most, code):
+    mail = SendEmail(to=["a@exemplo.com.br", "A@exemplo.com.br"], cc=["b@exemplo.com.br"], bcc=["c@exemplo.com.br"],
+                     subject="Teste", text="Olá")  # fmt: skip
+    policy = ProducerPolicy(recipients_per_mail=most)
+
+    by_itself = refusal(policy, mail, Rules(policy))
+    as_fallback = refusal(policy, CreateLead(**LEAD, options={"fallback": fallback_body(mail)}), Rules(policy))
+
+    assert [each and each.code for each in (by_itself, as_fallback)] == [code, code]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +250,7 @@ def test_a_loop_is_told_once_and_the_policy_read_anew():
     assert (told, rules.forgotten) == (["loja"], 1)
 
 
-def test_a_command_checked_for_a_fallback_or_a_simulation_is_not_bound_by_a_policy():
+def test_checking_a_command_binds_it_to_no_policy_yet():
     new = intake(ProducerPolicy(needs_approval=True)).prepare("create_lead", LEAD, producer="loja")
 
     assert (new.held_code, new.policy.loop) == (None, None)
