@@ -1,17 +1,24 @@
 """Who sits at the keyboard, for the audit trail."""
 
-import getpass
+import os
+import pwd
 
 _LONGEST = 64
-_NOBODY = "operator"
 
 
 def operator_name() -> str:
-    """Return the name of the user who runs this process, or "operator" where the machine knows none.
+    """Return the name of the account that runs this process, and who became root by sudo to do so.
 
-    Containers often run under a number without a name; an action must not fail for that.
+    It is asked of the system: the variables LOGNAME and USER are whatever somebody sets. Containers often run under a
+    number without a name; an action does not fail for that.
+
+    Shape: "ana", "root (sudo: ana)", "user 10001"
     """
+    number = os.getuid()
     try:
-        return getpass.getuser().strip()[:_LONGEST] or _NOBODY
-    except (OSError, KeyError, ImportError):
-        return _NOBODY
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        name = f"user {number}"
+    # Only root's own processes can set it, and root may write what it likes anyway.
+    before = os.environ.get("SUDO_USER") if number == 0 else None
+    return (f"{name} (sudo: {before})" if before else name)[:_LONGEST]

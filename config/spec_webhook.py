@@ -4,6 +4,7 @@ The type "Webhook" of the user's template. An integration that is never called b
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
@@ -68,6 +69,9 @@ class Webhook(Section):
     Attributes:
         verify_token: The variable with the word that is asked for before webhooks are sent (`hub.verify_token`).
         networks: Where they may come from, e.g. 203.0.113.0/24; anywhere when empty.
+        oldest: `oldest_s` in YAML; what was told of a person longer ago is not stored: a signature proves no time, so a
+            body that somebody kept could bring back an erased person. Shorter than `events` in ENTREGA_KEEP, where
+            repeats are recognised.
         window: `window_s` in YAML; how long after a person's message we may answer freely.
         opt_out: A message that consists of one of these words ends marketing to its writer.
         opt_in: The words that allow it again.
@@ -77,6 +81,8 @@ class Webhook(Section):
     verify_token: Variable | None = None
     networks: Annotated[tuple[Annotated[Network, BeforeValidator(_network)], ...], listed] = ()
     max_bytes: Count
+    # Source: Cloud API, webhooks overview: what is not answered with 200 is repeated for up to 7 days; read 2026-11-22.
+    oldest: Seconds = Field(timedelta(days=8), validation_alias="oldest_s")
     window: Annotated[Seconds | None, WHATSAPP_ONLY] = Field(None, validation_alias="window_s")
     opt_out: Annotated[Texts, WHATSAPP_ONLY] = ()
     opt_in: Annotated[Texts, WHATSAPP_ONLY] = ()

@@ -36,6 +36,7 @@ from delivery.errors import FieldIssue, InvalidCommand
 from delivery.instants import Instant
 from delivery.issues import field_issues
 from delivery.phones import e164
+from delivery.plain_text import as_line, is_line
 from delivery.wording import issue_text
 
 # Business-scoped user id. Source: WhatsApp Business-scoped user IDs, edition of 2026-06-29, read 2026-11-22.
@@ -43,7 +44,8 @@ _BSUID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}")
 # Nearly every address: its domain is asked of the library once, which takes most of the time that a command takes.
 # Source: RFC 5322, section 3.2.3, dot-atom; RFC 5321, section 4.5.3.1.1, 64 octets; read 2026-11-22.
 _PLAIN_LOCAL = re.compile(r"(?=.{1,64}$)[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
+# Validation context of a command that was accepted before: what was allowed then is made to fit.
+STORED = {"stored": True}
 
 
 def _email_address(value: str) -> str:
@@ -69,10 +71,12 @@ def _whatsapp_recipient(value: str) -> str:
     return value if _BSUID.fullmatch(value) else e164(value)
 
 
-def _one_line(value: str) -> str:
-    if _CONTROL.search(value):
-        raise ValueError("one_line")
-    return value
+def _one_line(value: str, info: ValidationInfo) -> str:
+    if is_line(value):
+        return value
+    if info.context == STORED:
+        return as_line(value) or "?"
+    raise ValueError("one_line")
 
 
 def _as_list(value: object) -> object:

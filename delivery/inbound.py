@@ -77,6 +77,13 @@ class Told(NamedTuple):
     skipped: Mapping[str, int]
 
 
+def recent(told: Told, *, since: datetime) -> Told:
+    """Return what was told without what was told of a person earlier; an event without a time counts as recent."""
+    events = [each for each in told.events if each.person is None or each.at is None or each.at >= since]
+    old = len(told.events) - len(events)
+    return Told(events, {**told.skipped, "too old": old}) if old else told
+
+
 def clean(value: object, *, longest: int = LONGEST_TEXT, depth: int = _DEEPEST) -> JsonValue:
     """Return JSON from outside without control and direction characters, its length, breadth and depth capped.
 

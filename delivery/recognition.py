@@ -27,18 +27,24 @@ _SCHEME = re.compile(
 )
 _KNOWN_TOKEN = re.compile(
     r"eyJ[\w-]{5,}+(?:\.[\w-]*+)*+"  # JSON web token
-    r"|(?<![A-Za-z0-9])(?:EAA[A-Za-z0-9]{10,}+"  # Meta
+    r"|(?<![A-Za-z0-9])(?:entrega_[a-z2-7]{24,}+"  # our own
+    r"|EAA[A-Za-z0-9]{10,}+"  # Meta
+    r"|A(?:KIA|SIA|IDA|ROA)[A-Z0-9]{16}"  # AWS
+    r"|AIza[\w-]{30,}+|ya29\.[\w-]{10,}+|GOCSPX-[\w-]{10,}+"  # Google
+    r"|xox[a-z]-[A-Za-z0-9-]{8,}+|xapp-[A-Za-z0-9-]{8,}+"  # Slack
+    r"|SG\.[\w-]{10,}+\.[\w-]{10,}+"  # SendGrid
     r"|pat-[A-Za-z0-9-]{8,}+"  # HubSpot
     r"|whsec_[A-Za-z0-9+/=_-]{6,}+"  # Standard Webhooks
     r"|[rsp]k[_-][A-Za-z0-9_-]{8,}+"
-    r"|gh[opsu]_[A-Za-z0-9]{16,}+"
+    r"|gh[opsu]_[A-Za-z0-9]{16,}+|github_pat_\w{16,}+"
     # A WhatsApp message id is base64 and holds the recipient's number in clear.
     r"|wamid\.[A-Za-z0-9+/=_-]{6,}+)"
 )
 _MESSAGE_ID = re.compile(r"wamid\.[A-Za-z0-9+/=_-]{6}")
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{14,512}")
 _PERSON_IN_BYTES = re.compile(rb"(?<![\d/])[1-9]\d{9,14}(?!\d)|[\w.+-]{1,64}@[\w-]+\.[A-Za-z]")
-_SECRETIVE = r"token|secret|passw(?:or)?d|senha|api[_-]?key|appsecret_proof|code_verifier|assertion"
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!----))*+(?:-----END [A-Z ]{0,60}-----)?")
+_SECRETIVE = r"token|secret|passw(?:or)?d|senha|(?:api|access)[_-]?key|appsecret_proof|code_verifier|assertion"
 _QUERY_KEY = re.compile(rf"(?i)((?:{_SECRETIVE}|(?<![A-Za-z])(?:sig|signature|pwd))=)(?!\*\*\*)([^\s\"'&,;)}}]++)")
 _QUOTED = r"(\\{0,3}(?:\"(?:[^\"\\\r\n]|\\.)*+\"?|'(?:[^'\\\r\n]|\\.)*+'?))"
 _QUOTED_KEY = re.compile(rf"(?i)((?:{_SECRETIVE})\\{{0,3}}[\"']?\s{{0,3}}[:=]\s{{0,3}}){_QUOTED}")
@@ -53,6 +59,7 @@ _SPOKEN_KEY = re.compile(r"(?i)((?:secret|passw(?:or)?d|senha|api[_-]?key)\s?:\s
 
 # A whole run of characters an address may hold: looked at once, from its start, so that no input is slow.
 _ADDRESS_RUN = re.compile(r"(?<![\w.!#$%&'*+/=?^`{|}~@-])[\w.!#$%&'*+/=?^`{|}~@-]++")
+_QUOTED_LOCAL = re.compile(r'"(?:(?:\\.|[^"\\\r\n]){1,64}+|[^"\r\n]{1,64}+)"@')
 _DOMAIN = re.compile(r"[\w.-]*")
 _EDGE_OF_LOCAL = re.compile(r"^[^\w]*")
 _NODE = re.compile(r"(?:celery|worker|beat|entrega)[\w.+%-]*")
@@ -96,9 +103,10 @@ def _any_of(words: str) -> re.Pattern[str]:
 
 # The full search costs tens of microseconds and most logged words hold nothing: these signs tell them apart cheaply.
 _SECRET_SIGN = _any_of(
-    "token secret passw senha api_key api-key apikey appsecret_proof code_verifier assertion sig= signature= "
-    "pwd= authorization cookie :// bearer basic eyj eaa pat- whsec_ rk_ sk_ pk_ rk- sk- pk- gh wamid. nome name "
-    "obs cpf cnpj body text caption html subject mensagem"
+    "token secret passw senha api_key api-key apikey access_key access-key accesskey appsecret_proof code_verifier "
+    "assertion sig= signature= pwd= authorization cookie :// bearer basic entrega_ -----begin akia asia aida aroa aiza "
+    "ya29. gocspx- xox xapp- sg. eyj eaa pat- whsec_ rk_ sk_ pk_ rk- sk- pk- gh wamid. nome name obs cpf cnpj body "
+    "text caption html subject mensagem"
 )
 _PLAIN = re.compile(r"(?![rsp]k_|whsec_|gh)[a-z_]{1,32}|[A-Z]{1,8}|\d{1,7}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SEPARATOR = re.compile(r"[=:\s]")
@@ -170,6 +178,7 @@ def _mask_secrets(text: str) -> str:
         return _KNOWN_TOKEN.sub(lambda m: mask_secret(m[0]), text)
     if not _SECRET_SIGN.search(text.lower()):
         return text
+    text = _PRIVATE_KEY.sub(HIDDEN, text)
     text = _HEADER.sub(lambda m: m[1] + m[2] + HIDDEN, text)
     text = _USERINFO.sub("***@", text)
     text = _SCHEME.sub(_mask_scheme, text)
@@ -203,8 +212,10 @@ def _kept_or_masked(secret: str) -> str:
 
 
 def _mask_addresses(text: str) -> str:
+    text = text.replace("\uff20", "@").replace("\ufe6b", "@")  # as wide and as small: Unicode's other two
     if "@" not in text and "%40" not in text:
         return text
+    text = _QUOTED_LOCAL.sub(f"{HIDDEN}@", text)
     return _ADDRESS_RUN.sub(lambda m: _mask_run(m[0]) or m[0], text)
 
 

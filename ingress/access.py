@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from fastapi import Security
 from fastapi.concurrency import run_in_threadpool
@@ -50,10 +51,12 @@ class Caller:
     Attributes:
         producer: Whose deliveries these are: it opens and sees its own.
         scopes: What its key may do.
+        key: The key's id; None for the bootstrap key.
     """
 
     producer: str
     scopes: frozenset[str]
+    key: UUID | None = None
 
     def may(self, scope: str) -> bool:
         """Tell whether the key covers a scope; `admin` covers all, `operate` also reads, `submit` every kind."""
@@ -67,8 +70,8 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """Its name in the audit trail."""
-        return f"key:{self.producer}"
+        """Its name in the audit trail. Shape: "key:loja#<the key's id>", "key:bootstrap"."""
+        return f"key:{self.producer}" + (f"#{self.key}" if self.key else "")
 
 
 def is_producer(name: str) -> bool:
@@ -121,7 +124,7 @@ class Doorkeeper:
         key = self._fresh(key_hash) or self._found(key_hash)
         if key is None or (key.expires_at is not None and key.expires_at <= self._now()):
             raise Problem("unknown_key")
-        return Caller(key.producer, frozenset(key.scopes))
+        return Caller(key.producer, frozenset(key.scopes), key.id)
 
     def trusts(self, secret: str | None) -> bool:
         """Tell whether `admit` can answer without asking the ledger."""

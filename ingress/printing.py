@@ -6,12 +6,16 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from delivery.plain_text import shown
 
 if TYPE_CHECKING:
     from delivery.intake import Answer
@@ -33,14 +37,33 @@ _COLOURS = {
 _HIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
+class _Harmless(RenderHook):
+    """Lets nothing that a producer or a provider wrote give orders to the terminal, or turn its direction."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_HarmlessPart(each) for each in renderables]
+
+
+@dataclass(frozen=True)
+class _HarmlessPart:
+    part: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for each in console.render(self.part, options):
+            yield each if each.control else Segment(shown(each.text), each.style)
+
+
 def console() -> Console:
     """Return a console on standard output; without a terminal lines are wide and plain, fit for a file or a pipe.
 
     Brackets and colons of a text stay as they are: what somebody typed must not colour a line, or end it with a fault.
     """
     if sys.stdout.isatty():
-        return Console(markup=False, emoji=False)
-    return Console(width=160, highlight=False, markup=False, emoji=False)
+        made = Console(markup=False, emoji=False)
+    else:
+        made = Console(width=160, highlight=False, markup=False, emoji=False)
+    made.push_render_hook(_Harmless())
+    return made
 
 
 def program() -> str:

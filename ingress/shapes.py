@@ -5,9 +5,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from delivery.intake import Reply
+from delivery.plain_text import is_line
+from delivery.redaction import mask_text
 from ingress.problems import Language, Trouble, problem_of
 from ledger.reading import Delivery
 
@@ -125,8 +127,14 @@ class Page(BaseModel):
     next: UUID | None = Field(description="Give it as `before` for the next page; null on the last one.")
 
 
+def _reason(value: str) -> str:
+    if not is_line(value):
+        raise ValueError("one_line")
+    return mask_text(value)
+
+
 Reason = Annotated[
-    str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$", description="Kept in the audit trail.")
+    str, Field(min_length=1, max_length=300, description="Kept in the audit trail, masked."), AfterValidator(_reason)
 ]
 
 

@@ -22,7 +22,21 @@ NOT_WELL, WRONG_USE, AWAY, REFUSED = 1, 2, 3, 4
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Id = Annotated[UUID, typer.Argument(help="The delivery's id.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the audit trail.")]
+
+
+def checked_reason(value: str) -> str:
+    """Return a reason that was typed, masked; one that is no line of text ends the command."""
+    from delivery.plain_text import is_line
+    from delivery.redaction import mask_text
+
+    if not is_line(value):
+        raise typer.BadParameter("wanted one line, without control and direction characters")
+    return mask_text(value)
+
+
+Reason = Annotated[
+    str, typer.Option("--reason", "-r", callback=checked_reason, help="Why; kept in the audit trail, masked.")
+]
 Kind = Annotated[str | None, typer.Option(help="Only this kind, e.g. create_lead.")]
 Account = Annotated[str | None, typer.Option(help="Only this account, e.g. crm:default.")]
 Before = Annotated[UUID | None, typer.Option(help="Only older than this id: the last one of the page before.")]
@@ -47,12 +61,16 @@ def opened_app(*, check: bool = True) -> "Entrega":
 
 def print_json(value: object) -> None:
     """Print for machines."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+    from delivery.plain_text import shown
+
+    typer.echo(shown(json.dumps(value, ensure_ascii=False, default=str), escape="\\u{:04x}"))
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Say why on standard error and end with an exit code."""
-    typer.echo(message, err=True)
+    from delivery.plain_text import shown
+
+    typer.echo(shown(message), err=True)
     sys.exit(code)
 
 

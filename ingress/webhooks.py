@@ -24,7 +24,7 @@ from fastapi.responses import PlainTextResponse
 from config.policy import Signature, Spec, Webhook
 from config.settings import Settings
 from config.spec_webhook import Network
-from delivery.inbound import Told
+from delivery.inbound import Told, recent
 from ingress.arrival import PROVED
 from ingress.bodies import BodyReader
 from ingress.problems import Problem
@@ -180,7 +180,7 @@ def _form_of(form: Signature) -> re.Pattern[bytes]:
 
 
 def _keep(app: "Entrega", door: _Door, body: bytes) -> int:
-    told = _told(door, body)
+    told = recent(_told(door, body), since=datetime.now(UTC) - door.form.oldest)
     new = app.inbound.keep(door.account, told.events)
     _log.info("webhook", account=door.account, events=len(told.events), new=new, skipped=dict(told.skipped))
     return new

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, Row, TextClause
 
 from delivery.callbacks import Callback
-from delivery.commands import KINDS, Command
+from delivery.commands import KINDS, STORED, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable, ProducerRefused
 from delivery.instants import EARLIEST, LATEST
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
@@ -307,7 +307,8 @@ class PostgresLedger:
         stored = self.stored(row)
         if approved is not None and self.content_hash(row.kind, row.account, stored) != bytes(approved):
             raise Unreadable("it is not what was approved")
-        return _STORED_KINDS[row.kind].model_validate(stored["content"] | {"options": stored["options"]})
+        fields = stored["content"] | {"options": stored["options"]}
+        return _STORED_KINDS[row.kind].model_validate(fields, context=STORED)
 
     def _bury(self, rows: Sequence[Row[Any]]) -> None:
         if not rows:

@@ -240,6 +240,16 @@ def test_a_body_of_more_than_three_megabytes_is_refused(web, sql):
     assert stored(sql) == 0
 
 
+@pytest.mark.parametrize(("days", "kept"), [(7, 1), (9, 0), (400, 0)])
+def test_a_signed_webhook_of_long_ago_is_answered_and_not_stored(web, sql, days, kept):
+    change = meta.message_change(ME, PHONE, {"type": "text", "text": {"body": "Oi"}})
+    change["value"]["messages"][0]["timestamp"] = str(int(time.time()) - days * 86400)
+
+    assert post(web, meta.wire_bytes(meta.envelope([change]))) == 200
+    assert stored(sql) == kept
+    assert sql("SELECT count(*) FROM people") == [(kept,)]
+
+
 def test_a_thousand_updates_in_one_body_are_one_transaction(web, sql):
     message = {"to": f"+{PHONE}", "phone_number_id": ME}
     changes = [meta.status_change(message, f"wamid.{n}", "sent") for n in range(1000)]

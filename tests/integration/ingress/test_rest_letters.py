@@ -57,7 +57,7 @@ def test_dead_letters_are_listed_and_counted(door, ledger):
     }
 
 
-def test_a_payload_is_shown_masked_and_the_look_is_on_record(door, ledger):
+def test_a_payload_is_shown_masked_and_the_look_is_on_record(door, ledger, sql):
     (id_,) = dead(ledger, lead())
 
     shown = door.with_key("suporte", "operate").get(f"/v1/dead-letters/{id_}?reason=o+cliente+ligou")
@@ -65,7 +65,8 @@ def test_a_payload_is_shown_masked_and_the_look_is_on_record(door, ledger):
     assert shown.json()["payload"]["email"] == "a***@exemplo.com.br"
     assert "Ana Teste" not in shown.text
     last = shown.json()["history"][-1]
-    assert (last["actor"], last["action"], last["reason"]) == ("key:suporte", "viewed", "o cliente ligou")
+    (key,) = sql("SELECT id FROM api_keys")[0]
+    assert (last["actor"], last["action"], last["reason"]) == (f"key:suporte#{key}", "viewed", "o cliente ligou")
 
 
 def test_a_letter_is_replayed_once(door, ledger):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from delivery.redaction import mask_recipient, mask_text, mask_value, names_a_person
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZ2VudCJ9.aW52ZW50YWRhLXNpZ25hdHVyZQxyz"
+OUR_KEY = "entrega_abcdefghijklmnopqrstuvwxyz234567abcde7ab"
 OURS = "0193509d-7c1e-7000-8000-551199999000"
 
 
@@ -108,6 +109,17 @@ def test_documents_and_cards_are_hidden(text, masked):
         ('{"refresh_token": "abc", "kind": "x"}', '{"refresh_token": "***", "kind": "x"}'),
         ("the password: hunter2 was refused", "the password: *** was refused"),
         ("wamid.HBgNNTUxMTk5OTk5MDAwMRUCABEYEjg", "wam***...***Ejg"),
+        (OUR_KEY, "ent***...***7ab"),
+        (f"the key {OUR_KEY} was refused", "the key ent***...***7ab was refused"),
+        ("AKIAINVENTEDINVENT01 is not allowed", "AKI***...***T01 is not allowed"),
+        ("AIzaInventedInventedInventedInvented123", "AIz***...***123"),
+        ("ya29.invented-invented-invented", "ya2***...***ted"),
+        ("xoxb-123456789012-inventedinvented", "xox***...***ted"),
+        ("SG.inventedinvented.inventedinventedinvented", "SG.***...***ted"),
+        ("aws_secret_access_key=inventedinventedinvented", "aws_secret_access_key=inv***...***ted"),
+        ("github_pat_11ABCDEFG0inventedinvented", "git***...***ted"),
+        (f"-----BEGIN PRIVATE KEY-----\nMIIinvented\n-----END PRIVATE KEY----- {OURS}", f"*** {OURS}"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIinv", "***"),
     ],
 )
 def test_secrets_keep_their_ends_at_most(text, masked):
@@ -155,6 +167,25 @@ def test_a_providers_id_that_only_counts_names_nobody(provider_id):
     assert not names_a_person(provider_id)
 
 
+@pytest.mark.parametrize("field", ["key", "value", "note"])
+def test_a_key_of_ours_is_masked_in_any_field(field):
+    assert mask_value({field: OUR_KEY}) == {field: "ent***...***7ab"}
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('"ana teste"@exemplo.com.br', "***@exemplo.com.br"),
+        (r'{"to": "\"ana teste\"@exemplo.com.br"}', r'{"to": "\***@exemplo.com.br"}'),
+        (r'"ana \"bia\" teste"@exemplo.com.br', "***@exemplo.com.br"),
+        ("ana.teste\uff20exemplo.com.br", "a***@exemplo.com.br"),
+        ("ana.teste\ufe6bexemplo.com.br", "a***@exemplo.com.br"),
+    ],
+)
+def test_an_address_is_masked_however_it_is_written(text, masked):
+    assert mask_text(text) == masked
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -190,6 +221,8 @@ def test_a_quoted_body_hides_its_private_fields(text):
         "127.0.0.1:54321",
         "phone number id 106540352242922",
         "celery@worker-1",
+        "entrega_messages_rejected_total entrega_deliveries_total",
+        "entrega_abcd",
         "crm:default",
         "POST /api/v1/leads answered 422 in 245 ms",
         "Could not renew the token: HTTP 401",

@@ -69,9 +69,12 @@ def test_a_mistyped_key_is_told_by_its_checksum(change):
 def test_a_key_opens_the_door_for_its_producer(clock):
     secret = new_api_key()
 
-    caller = doorkeeper(Shelf(**{secret: key("submit", "read")}), clock).admit(secret)
+    made = key("submit", "read")
 
-    assert caller == Caller("loja", frozenset({"submit", "read"}))
+    caller = doorkeeper(Shelf(**{secret: made}), clock).admit(secret)
+
+    assert caller == Caller("loja", frozenset({"submit", "read"}), made.id)
+    assert caller.actor == f"key:loja#{made.id}"
 
 
 def test_the_bootstrap_key_is_an_admin_and_asks_no_ledger(clock):
