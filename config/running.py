@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from config.kept_text import kept_text
+
 _NAME = "running.json"
 _LOCK = "running.lock"
 # A process that asks whether the lock is held has it for a moment itself.
@@ -88,6 +90,15 @@ def announced(data: Path) -> Mapping[str, str]:
         return {str(name): str(value) for name, value in found["variables"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def servers_folder(data: Path, environment: str) -> Path:
+    """Return where the embedded servers of an environment keep their data: each has a ledger and a broker of its own.
+
+    The environment that used the data folder first has the folder itself, another one a folder in it.
+    """
+    first = kept_text(data / "environment", lambda: environment)
+    return data if first == environment else data / environment
 
 
 def folder_mark(folder: Path) -> str:

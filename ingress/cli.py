@@ -14,6 +14,7 @@ import typer
 
 from ingress.accounts import accounts
 from ingress.approvals import approvals
+from ingress.backups import backup, restore
 from ingress.breakers import breakers
 from ingress.broker import broker
 from ingress.callbacks import callbacks
@@ -60,6 +61,8 @@ cli.add_typer(set_aside, name="set-aside")
 cli.add_typer(forms, name="spec")
 cli.command("limits")(limits)
 cli.command("erase")(erase)
+cli.command("backup")(backup)
+cli.command("restore")(restore)
 
 
 def _print_version(asked: bool) -> None:
@@ -345,6 +348,7 @@ def _told(err: Exception) -> tuple[str, int] | None:
     """Return the sentence and the exit code for an expected fault, or None."""
     # Only now: whoever asks for help does not wait for pydantic and the sandbox.
     from config.policy import SpecError
+    from config.running import AlreadyRunning
     from config.settings import ConfigurationError
     from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable, LedgerUnusable, ProducerRefused
     from sandbox.doors import SandboxError
@@ -358,7 +362,7 @@ def _told(err: Exception) -> tuple[str, int] | None:
             return json.dumps(err.as_answer(), ensure_ascii=False) if "--json" in sys.argv else _issues(err), REFUSED
         case KeyReused() | ProducerRefused():
             return str(err), REFUSED
-        case SandboxError():
+        case SandboxError() | AlreadyRunning():
             return str(err), NOT_WELL
     return None
 

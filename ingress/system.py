@@ -18,8 +18,14 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
-from config.kept_text import kept_text
-from config.running import AlreadyRunning, Occupied, child_environment, clear_metrics_folder, occupy
+from config.running import (
+    AlreadyRunning,
+    Occupied,
+    child_environment,
+    clear_metrics_folder,
+    occupy,
+    servers_folder,
+)
 from config.settings import STANDINS, Settings
 from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder
@@ -171,12 +177,7 @@ class System:
 
     @property
     def _servers(self) -> Path:
-        """Where the embedded servers keep their data: each environment has a ledger and a broker of its own.
-
-        The environment that used the data folder first has the folder itself, another one a folder in it.
-        """
-        first = kept_text(self.data / "environment", lambda: self._environment)
-        return self.data if first == self._environment else self.data / self._environment
+        return servers_folder(self.data, self._environment)
 
     def _choose_address(self) -> None:
         settings = self.plan.settings

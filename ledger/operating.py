@@ -32,6 +32,7 @@ _FREE = text(f"""
        SET state = 'ready', next_at = now(), hinted_at = now(),
            expires_at = greatest(d.expires_at, now() + interval '1 hour')
     WHERE d.account = :account AND d.state = 'held' AND NOT {AWAITS_APPROVAL}
+      AND d.code IS DISTINCT FROM 'restored' -- those are let go by a replay, which looks first
     RETURNING d.id, d.kind, d.priority, d.order_key IS NOT NULL AS in_order
 """)  # noqa: S608 - a piece of `ledger.order`
 _PAUSE_ALL = text("""

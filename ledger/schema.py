@@ -32,18 +32,37 @@ def migrate(engine: Engine, environment: str = "sandbox") -> tuple[str | None, s
         LedgerUnavailable: Postgres is away, or another migration holds the schema for longer than the lock time-out.
         LedgerUnusable: A newer version of this program has migrated the ledger, or the database is not UTF-8.
     """
-    from alembic import command  # most processes only check, and start a tenth of a second sooner without it
-
     with transaction(engine) as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        before = _known_revision(connection)
-        _require_utf8(connection)
-        config = _config()
-        config.attributes |= {"connection": connection, "environment": environment}
-        command.upgrade(config, "head")
+        before = lock_schema(connection)
+        upgrade(connection, "head", environment)
         after = _revision(connection)
     return before, str(after)
+
+
+def lock_schema(connection: Connection) -> str | None:
+    """Keep every other migration out until this transaction ends, and return the revision; None when empty.
+
+    Raises:
+        LedgerUnusable: As `migrate`.
+    """
+    connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    _require_utf8(connection)
+    return _known_revision(connection)
+
+
+def upgrade(connection: Connection, revision: str, environment: str) -> None:
+    """Apply the missing steps up to a revision, in the caller's transaction."""
+    from alembic import command  # most processes only check, and start a tenth of a second sooner without it
+
+    command.upgrade(_config(connection, environment), revision)
+
+
+def drop_all(connection: Connection) -> None:
+    """Undo every step, in the caller's transaction: the tables go, with all they hold."""
+    from alembic import command
+
+    command.downgrade(_config(connection), "base")
 
 
 def load_migrations() -> None:
@@ -60,7 +79,7 @@ def check_schema(engine: Engine) -> None:
     """
     with transaction(engine) as connection:
         found = _known_revision(connection)
-    wanted = max(_revisions())
+    wanted = max(revisions())
     if found != wanted:
         raise LedgerUnavailable(
             f"the ledger's schema is at revision {found or 'none'}, this version needs {wanted}; run: entrega migrate"
@@ -69,16 +88,17 @@ def check_schema(engine: Engine) -> None:
 
 def _known_revision(connection: Connection) -> str | None:
     found = _revision(connection)
-    if found is not None and found not in _revisions():
+    if found is not None and found not in revisions():
         ours = version("entrega")
         raise LedgerUnusable(
             f"this ledger is newer than this program: its schema is at revision {found}, Entrega {ours} knows"
-            f" {max(_revisions())}; install the version of Entrega that was used with this ledger last, or a newer one"
+            f" {max(revisions())}; install the version of Entrega that was used with this ledger last, or a newer one"
         )
     return found
 
 
-def _revisions() -> Collection[str]:
+def revisions() -> Collection[str]:
+    """Return the revisions that this program knows."""
     return {step.name[:4] for step in (_MIGRATIONS / "versions").glob("[0-9]*.py")}
 
 
@@ -98,10 +118,11 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
-def _config() -> "Config":
+def _config(connection: Connection, environment: str = "") -> "Config":
     from alembic.config import Config
 
     config = Config()
+    config.attributes |= {"connection": connection, "environment": environment}
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config

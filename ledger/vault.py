@@ -62,8 +62,12 @@ class Vault:
             if wrapped is None:
                 connection.execute(_KEEP, {"wrapped": self.masters.wrap(new_data_key(), "vault.index")})
                 wrapped = connection.scalar(_FIND)
+        return self.open_index_key(bytes(wrapped))
+
+    def open_index_key(self, wrapped: bytes) -> bytes:
+        """Unwrap an index key. Raises as `index_key`."""
         try:
-            return self.masters.unwrap(bytes(wrapped), "vault.index")
+            return self.masters.unwrap(wrapped, "vault.index")
         except Unreadable as err:
             raise ConfigurationError({"ENTREGA_MASTER_KEYS": _OTHER_KEYS}) from err
 
