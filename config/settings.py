@@ -8,6 +8,7 @@ Values of variables never appear in a message.
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from urllib.parse import quote
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.api_key_text import LEAST_BOOTSTRAP, new_api_key
 from config.kept_text import kept_text
@@ -94,6 +95,8 @@ class Settings(BaseSettings):
     Attributes:
         needs_ledger: Whether DATABASE_URL and ENTREGA_MASTER_KEYS are demanded outside the sandbox.
         entrega_env: Everything but `sandbox` demands real servers, real keys and encrypted lines.
+        entrega_trusted_proxies: Whose `X-Forwarded-For` is believed; a comma between several addresses or networks.
+        entrega_requests_per_key: Requests of one API key under way at the same time in one web process.
         entrega_workers: Worker processes in all; while Redis is away each keeps to its share of an account's limits.
         entrega_data: Folder for what this machine keeps, such as the sandbox's master key.
         entrega_private_network: The network to Postgres and Redis is private, so that its lines may be plain.
@@ -124,6 +127,8 @@ class Settings(BaseSettings):
     entrega_workers: Annotated[int, Field(ge=1, le=1000)] = 2
     entrega_host: Text = "127.0.0.1"
     entrega_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    entrega_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    entrega_requests_per_key: Annotated[int, Field(ge=1, le=400)] = 200
     entrega_bootstrap_key: SecretStr | None = None
     entrega_api_key: SecretStr | None = None
     entrega_integrations: Path | None = None
@@ -176,6 +181,16 @@ class Settings(BaseSettings):
         if value is not None and len(value.get_secret_value()) < LEAST_BOOTSTRAP:
             raise ValueError(f"too short for an admin key; wanted at least {LEAST_BOOTSTRAP} random characters")
         return value
+
+    @field_validator("entrega_trusted_proxies", mode="before")
+    @classmethod
+    def _proxies_are_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+        except ValueError:
+            raise ValueError("wanted addresses or networks such as 10.0.0.5,172.16.0.0/12") from None
 
     @field_validator("entrega_master_keys")
     @classmethod

@@ -25,7 +25,7 @@ from ingress.problems import Problem
 from ledger.api_keys import ApiKey, ApiKeys, api_key_hash
 
 Scope = Literal[
-    "submit", "submit:create_lead", "submit:send_whatsapp", "submit:send_email", "read", "operate", "admin"
+    "submit", "submit:create_lead", "submit:send_whatsapp", "submit:send_email", "read", "metrics", "operate", "admin"
 ]  # fmt: skip
 
 BOOTSTRAP_PRODUCER = "bootstrap"
@@ -59,8 +59,8 @@ class Caller:
     key: UUID | None = None
 
     def may(self, scope: str) -> bool:
-        """Tell whether the key covers a scope; `admin` covers all, `operate` also reads, `submit` every kind."""
-        wider = {scope, "admin"} | ({"operate"} if scope == "read" else set())
+        """Tell whether the key covers a scope; `admin` covers all, `operate` reads everything, `submit` every kind."""
+        wider = {scope, "admin"} | ({"operate"} if scope in {"read", "metrics"} else set())
         return bool(self.scopes & (wider | {scope.partition(":")[0]}))
 
     @property
@@ -128,7 +128,10 @@ class Doorkeeper:
 
     def trusts(self, secret: str | None) -> bool:
         """Tell whether `admit` can answer without asking the ledger."""
-        return not secret or not is_whole_api_key(secret) or self._fresh(api_key_hash(secret)) is not None
+        if not secret or not is_whole_api_key(secret):
+            return True
+        key_hash = api_key_hash(secret)
+        return self._is_bootstrap(key_hash) or self._fresh(key_hash) is not None
 
     def remembers(self, secret: str) -> bool:
         """Tell, without asking anybody, whether this is known as a key of ours.

@@ -1,7 +1,7 @@
 """What every request meets first: an id, its lane, one log line, and the end of faults that nobody foresaw.
 
 Three lanes: callers with a known API key, webhooks, and everybody else. Each has limits of its own, so that what one of
-them uses up is never what another needs. Health pages stand outside all three.
+them uses up is never what another needs. Pages that are kept ready for everybody stand outside all three.
 
 The id comes from the client (`X-Request-Id`) where it is a plain word, is sent back, and stands in every log line that
 is written on the way. Never logged are addresses, queries and bodies: the route as the code writes it tells enough.
@@ -21,15 +21,13 @@ from delivery.ids import new_id
 from ingress.access import Doorkeeper, key_in
 from ingress.problems import Problem, answer, language_of, problem_of
 from ingress.sampling import Sampler
-from ingress.strangers import Kind, Strangers
+from ingress.strangers import PROVED, Kind, Refusals, Strangers
 from ledger.api_keys import api_key_hash
 
 _log = structlog.get_logger("entrega.web")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEADER = "X-Request-Id"
 _RETRY_S = 1
-# In the state of a request: its caller proved who it is, by a key or a signature.
-PROVED = "proved"
 
 
 class Arrival:
@@ -82,11 +80,14 @@ class Arrival:
         if path.startswith("/health/"):
             await self._app(scope, receive, sender)
         elif path.startswith("/webhooks/"):
-            await self._carry_webhook(scope, receive, sender)
-        elif secret and (self._doorkeeper.remembers(secret) or await self._is_key(secret, scope)):
-            await self._carry_known(api_key_hash(secret), scope, receive, sender)
+            await self._carry_with_proof("webhook", self._strangers.disproved, scope, receive, sender)
+        elif path == "/metrics" and not secret:
+            await self._carry_with_proof("other", self._strangers.refused["other"], scope, receive, sender)
+        elif (secret and self._doorkeeper.remembers(secret)) or await self._is_key(secret, scope):
+            await self._carry_known(api_key_hash(secret or ""), scope, receive, sender)
         else:
-            await self._carry_stranger(scope, receive, sender)
+            with self._strangers.one_more():
+                await self._app(scope, receive, sender)
 
     async def _carry_known(self, key: bytes, scope: Scope, receive: Receive, sender: "_Sender") -> None:
         if self._under_way.total() >= self._most:
@@ -102,32 +103,34 @@ class Arrival:
             if not self._under_way[key]:
                 del self._under_way[key]
 
-    async def _is_key(self, secret: str, scope: Scope) -> bool:
-        """Ask for a key that this process does not remember, as far as a stranger may ask for anything."""
-        if self._strangers.is_full or self._strangers.is_spent("other", _host(scope)):
-            self._doorkeeper.list_soon(secret)  # made a moment ago, perhaps: then it is remembered next time
-            return False
-        with self._strangers.one_more():
-            return await self._doorkeeper.knows(secret)
-
-    async def _carry_stranger(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
-        if self._strangers.is_full:
-            raise Problem("busy", retry_after_s=_RETRY_S)
-        with self._strangers.one_more():
-            await self._check_patience("other", scope)
-            self._strangers.charge("other", _host(scope))
-            await self._app(scope, receive, sender)
-
-    async def _carry_webhook(self, scope: Scope, receive: Receive, sender: "_Sender") -> None:
-        await self._check_patience("webhook", scope)
-        await self._app(scope, receive, sender)
-        if 400 <= sender.status < 500 and not scope["state"].get(PROVED):  # noqa: PLR2004 - HTTP
-            self._strangers.charge("webhook", _host(scope))
-
-    async def _check_patience(self, kind: Kind, scope: Scope) -> None:
-        if self._strangers.is_spent(kind, _host(scope)):
+    async def _is_key(self, secret: str | None, scope: Scope) -> bool:
+        """Let a stranger in as far as strangers may come, and tell whether it has a key that was made lately."""
+        host, refused = _host(scope), self._strangers.refused["other"]
+        is_patience_over = refused.are_too_many(host)
+        refused.count(host)  # before anything is waited for: those who come meanwhile must find it counted
+        if secret and (is_patience_over or self._strangers.are_full):
+            self._doorkeeper.list_soon(secret)  # a good one is remembered next time
+        if is_patience_over:
             await self._strangers.slow_down()
             raise Problem("too_many_refusals", retry_after_s=_RETRY_S)
+        if self._strangers.are_full:
+            raise Problem("busy", retry_after_s=_RETRY_S)
+        with self._strangers.one_more():
+            return secret is not None and await self._doorkeeper.knows(secret)
+
+    async def _carry_with_proof(
+        self, kind: Kind, borne: Refusals, scope: Scope, receive: Receive, sender: "_Sender"
+    ) -> None:
+        """Carry a request that proves by itself what it may do; only one that does not is held against its address."""
+        if borne.are_too_many(_host(scope)):
+            await self._strangers.slow_down()
+            raise Problem("too_many_refusals", retry_after_s=_RETRY_S)
+        await self._app(scope, receive, sender)
+        if scope["state"].get(PROVED):
+            self._strangers.note_proof(_host(scope))
+        elif sender.status >= 400:  # noqa: PLR2004 - HTTP
+            self._strangers.refused[kind].count(_host(scope))
+            self._strangers.disproved.count(_host(scope))
 
     def _tell(self, scope: Scope, status: int, took_s: float) -> None:
         route, proved = _route(scope), scope["state"].get(PROVED)

@@ -14,7 +14,8 @@ keys = typer.Typer(help="API keys of producers: make, list, revoke.", no_args_is
 Scopes = Annotated[
     list[str] | None,
     typer.Option(
-        "--scope", help="submit, submit:create_lead, submit:send_whatsapp, submit:send_email, read, operate or admin."
+        "--scope",
+        help="submit, submit:create_lead, submit:send_whatsapp, submit:send_email, read, metrics, operate or admin.",
     ),
 ]
 ExpiresIn = Annotated[

@@ -1,7 +1,8 @@
-"""An HTTP connection that does not wait for ever: slow headers, slow readers and too many idle connections are closed.
+"""An HTTP connection that does not wait for ever, and that a stranger cannot keep.
 
-uvicorn bounds idle time after an answer alone; whoever sends one byte of a header now and then would keep a connection,
-and enough of them would keep everybody else out. Bodies are timed by `ingress.bodies`, which can answer for them.
+uvicorn bounds idle time after an answer alone; one byte of a header now and then would keep a connection, and enough of
+them would keep everybody else out. Here slow headers and slow readers are cut off as well, and the oldest connection on
+which nobody proved who he is makes room for a new one. Bodies are timed by `ingress.bodies`, which can answer for them.
 
 Source: uvicorn 0.54.0, protocols/http/h11_impl.py, read 2026-11-22.
 """
@@ -11,10 +12,13 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ingress.guard import Guard, late_refusal
+from ingress.strangers import PROVED, SLOWED_S
+
 _HEADERS_WITHIN_S = 10.0
 _READ_WITHIN_S = 30.0
-# Below the usual limit of 1024 open files, with room for Postgres, Redis and logs.
-_MOST_CONNECTIONS = 800
+_MOST_CONNECTIONS = 10_000
+_MOST_EARLY_BYTES = 100_000
 
 
 class PatientProtocol(H11Protocol):
@@ -29,11 +33,19 @@ class PatientProtocol(H11Protocol):
         self.waits_since = 0.0
         self._headers_clock: asyncio.TimerHandle | None = None
         self._reader_clock: asyncio.TimerHandle | None = None
+        self._guard: Guard = self.config.app.state.guard  # type: ignore[union-attr]  # `create_web` made it
+        self._host = ""
+        self._early = bytearray()  # what came so far of a request that is weighed before it is parsed
+        self._refusal_clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start waiting for the first request; make room when too many others only wait as well."""
         super().connection_made(transport)  # type: ignore[arg-type]  # as uvicorn narrows it
-        if len(self.connections) > self.most_connections:
+        self._host = self.client[0] if self.client else ""
+        if not self._guard.is_proxy(self._host):
+            self._guard.unproved[self.transport] = None
+        most = min(self.most_connections, self._guard.most_connections)
+        if len(self._guard.unproved) > most // 2 or len(self.connections) > most:
             self._make_room()
         self.waits_since = self.loop.time()
         self._headers_clock = self.loop.call_later(self.headers_within_s, self._give_up_on_headers)
@@ -41,21 +53,53 @@ class PatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next request of this connection."""
         self.waits_since = self.loop.time()
+        if self.scope["state"].get(PROVED):
+            self._guard.unproved.pop(self.transport, None)
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the clock for headers goes on until a request is whole."""
-        super().data_received(data)
+        if self._early or self._begins_unproved():
+            self._early += data
+            self._weigh()
+        else:
+            super().data_received(data)
         if not self.is_between_requests:
             self._stop(self._headers_clock)
             self._headers_clock = None
         elif self._headers_clock is None:
             self._headers_clock = self.loop.call_later(self.headers_within_s, self._give_up_on_headers)
 
+    def _begins_unproved(self) -> bool:
+        # Only a request that begins here: of one that began before, the key may already have come.
+        return self.transport in self._guard.unproved and self.is_between_requests and not self.conn.trailing_data[0]
+
+    def _weigh(self, *, has_turn: bool = False) -> None:
+        weight = self._guard.weigh(self._host, bytes(self._early))
+        if weight == "parse" or (has_turn and weight in {"first", "turn"}):
+            self._stop(self._refusal_clock)
+            self._refusal_clock = None
+            early, self._early = bytes(self._early), bytearray()
+            super().data_received(early)
+            return
+        if self._refusal_clock is None:
+            self._refusal_clock = self.loop.call_later(SLOWED_S, self._refuse_late)
+        if weight != "wait" or len(self._early) > _MOST_EARLY_BYTES:
+            self.flow.pause_reading()
+        if weight in {"first", "turn"}:
+            self._guard.strangers.turns.wait(self._take_turn, first=weight == "first")
+
+    def _take_turn(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._weigh(has_turn=True)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
+        self._guard.unproved.pop(self.transport, None)
         self._stop(self._headers_clock)
         self._stop(self._reader_clock)
+        self._stop(self._refusal_clock)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -73,12 +117,22 @@ class PatientProtocol(H11Protocol):
         """True while nothing is asked: before the first request is whole, and after an answer."""
         return self.cycle is None or self.cycle.response_complete
 
+    def _refuse_late(self) -> None:
+        if self._early and not self.transport.is_closing():
+            self.transport.write(late_refusal())
+            self.transport.close()
+
     def _give_up_on_headers(self) -> None:
         self._headers_clock = None
         if self.is_between_requests:
             self.transport.close()
 
     def _make_room(self) -> None:
+        oldest = next(iter(self._guard.unproved), self.transport)
+        if oldest is not self.transport:
+            self._guard.unproved.pop(oldest)  # its end is told later, and more may come before that
+            oldest.abort()
+            return
         others = [each for each in self.connections if isinstance(each, PatientProtocol) and each is not self]
         idle = [each for each in others if each.is_between_requests]
         min(idle, key=lambda each: each.waits_since, default=self).transport.abort()

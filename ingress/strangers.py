@@ -7,10 +7,9 @@ because many callers may share one; so a caller with a known key is never slowed
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal, TypeVar
@@ -19,14 +18,15 @@ from anyio import CapacityLimiter, to_thread
 
 from ingress.bodies import BodyReader
 
+# In the state of a request: its caller proved who it is, by a key or a signature.
+PROVED = "proved"
+
 Kind = Literal["webhook", "other"]
 
-# Refusals of one address: so many at once, and so many a second after that.
-_BURST = 30.0
-_PER_S = 10.0
 _MOST_ADDRESSES = 20_000
+_PROVED_FOR_S = 3600.0
 # An address that was refused too often waits this long for its answer; so many may wait at the same time.
-_SLOWED_S = 1.0
+SLOWED_S = 1.0
 _MOST_SLOWED = 64
 _MOST_AT_ONCE = 128
 _THREADS = 2
@@ -39,48 +39,132 @@ def strangers_bodies() -> BodyReader:
     return BodyReader(most_bytes=32_000_000, within_s=5, least_bytes_per_s=100_000, most_unfinished=64, gives_way=True)
 
 
-@dataclass
+class Refusals:
+    """How often each address was refused lately, in bounded memory: a bucket of tokens for each.
+
+    Args:
+        burst: Refusals at once that are borne.
+        per_s: And so many a second after that.
+        ticks: A monotonic clock, in seconds.
+    """
+
+    def __init__(self, burst: float, per_s: float, ticks: Callable[[], float]) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._ticks = ticks
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return of how many addresses it knows."""
+        return len(self._left)
+
+    def are_too_many(self, host: str) -> bool:
+        """Tell whether this address was refused too often."""
+        return self._now_left(network_of(host)) < 1
+
+    def count(self, host: str) -> None:
+        """Count one more refusal."""
+        who = network_of(host)
+        self._left[who] = max(0.0, self._now_left(who) - 1), self._ticks()
+        self._left.move_to_end(who)
+        if len(self._left) > _MOST_ADDRESSES:
+            self._left.popitem(last=False)
+
+    def _now_left(self, who: str) -> float:
+        left, at = self._left.get(who, (self._burst, 0.0))
+        return min(self._burst, left + (self._ticks() - at) * self._per_s)
+
+
+class Turns:
+    """Lets strangers in one after the other, so that five hundred at once do not keep everybody else waiting.
+
+    Args:
+        per_s: Turns a second.
+        burst: Turns that may be taken at once.
+        ticks: A monotonic clock, in seconds.
+    """
+
+    def __init__(self, per_s: float, burst: float, ticks: Callable[[], float]) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._ticks = ticks
+        self._left, self._at = burst, ticks()
+        self._first: deque[Callable[[], None]] = deque()
+        self._line: deque[Callable[[], None]] = deque()
+        self._clock: asyncio.TimerHandle | None = None
+
+    def wait(self, then: Callable[[], None], *, first: bool = False) -> None:
+        """Do something when its turn comes, which may be now. Call from the event loop.
+
+        Args:
+            first: Before all that are not.
+        """
+        (self._first if first else self._line).append(then)
+        if self._clock is None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._clock = None
+        now = self._ticks()
+        self._left, self._at = min(self._burst, self._left + (now - self._at) * self._per_s), now
+        while self._left >= 1 and (line := self._first or self._line):
+            self._left -= 1
+            line.popleft()()
+        if self._first or self._line:
+            self._clock = asyncio.get_running_loop().call_later((1 - self._left) / self._per_s, self._go_on)
+
+
 class Strangers:
     """The limits that all callers who proved nothing share in this process. Belongs to one event loop.
 
     Attributes:
         bodies: Reads the bodies of webhooks that are not verified yet.
-        under_way: Their requests under way, webhooks apart: those are limited by `bodies`.
+        refused: Refusals of each kind by address; wrong keys do not slow webhooks, nor the other way round.
+        disproved: Refused webhooks again, with more patience: one whose body is here already may still be verified.
+        turns: When the next request may be looked at.
+
+    Args:
         ticks: A monotonic clock, in seconds.
     """
 
-    bodies: BodyReader = field(default_factory=strangers_bodies)
-    under_way: int = 0
-    ticks: Callable[[], float] = time.monotonic
-    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
-    _slowed: int = 0
-    _left: OrderedDict[tuple[Kind, str], tuple[float, float]] = field(default_factory=OrderedDict)
+    def __init__(self, *, ticks: Callable[[], float] = time.monotonic) -> None:
+        self.bodies = strangers_bodies()
+        self.refused: dict[Kind, Refusals] = {
+            "webhook": Refusals(30, 10, ticks),
+            "other": Refusals(30, 10, ticks),
+        }
+        self.disproved = Refusals(200, 50, ticks)
+        self.turns = Turns(200, 20, ticks)
+        self._ticks = ticks
+        self._proved: OrderedDict[str, float] = OrderedDict()
+        self._threads = CapacityLimiter(_THREADS)
+        self._under_way = 0
+        self._slowed = 0
 
     @property
-    def is_full(self) -> bool:
-        """True when one more request of a stranger is one too many."""
-        return self.under_way >= _MOST_AT_ONCE
+    def are_full(self) -> bool:
+        """True when one more request of a stranger, webhooks apart, is one too many."""
+        return self._under_way >= _MOST_AT_ONCE
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """Count a request as under way until the block ends."""
-        self.under_way += 1
+        self._under_way += 1
         try:
             yield
         finally:
-            self.under_way -= 1
+            self._under_way -= 1
 
-    def is_spent(self, kind: Kind, host: str) -> bool:
-        """Tell whether this address was refused too often lately."""
-        return self._now_left((kind, network_of(host))) < 1
+    def note_proof(self, host: str) -> None:
+        """Note that a webhook from this address was verified: for an hour it is let in without waiting its turn."""
+        self._proved[network_of(host)] = self._ticks() + _PROVED_FOR_S
+        self._proved.move_to_end(network_of(host))
+        if len(self._proved) > _MOST_ADDRESSES:
+            self._proved.popitem(last=False)
 
-    def charge(self, kind: Kind, host: str) -> None:
-        """Count one refusal of an address."""
-        who = kind, network_of(host)
-        self._left[who] = max(0.0, self._now_left(who) - 1), self.ticks()
-        self._left.move_to_end(who)
-        if len(self._left) > _MOST_ADDRESSES:
-            self._left.popitem(last=False)
+    def has_proved(self, host: str) -> bool:
+        """Tell whether a webhook from this address was verified lately."""
+        return self._proved.get(network_of(host), 0.0) > self._ticks()
 
     async def slow_down(self) -> None:
         """Let a refused caller wait for its answer, unless too many wait already."""
@@ -88,17 +172,13 @@ class Strangers:
             return
         self._slowed += 1
         try:
-            await asyncio.sleep(_SLOWED_S)
+            await asyncio.sleep(SLOWED_S)
         finally:
             self._slowed -= 1
 
     async def in_thread(self, work: Callable[..., _Answer], *arguments: object) -> _Answer:
         """Do something for a stranger on one of the few threads that strangers have."""
         return await to_thread.run_sync(work, *arguments, limiter=self._threads)
-
-    def _now_left(self, who: tuple[Kind, str]) -> float:
-        left, at = self._left.get(who, (_BURST, 0.0))
-        return min(_BURST, left + (self.ticks() - at) * _PER_S)
 
 
 @lru_cache(4096)

@@ -1,28 +1,27 @@
-"""The web process: liveness, readiness, metrics and every door that speaks HTTP. `python -m ingress.web` serves it.
+"""The web process: every door that speaks HTTP, and the pages about the system. `python -m ingress.web` serves it.
 
 Each door is a module of its own with a function that returns a router; here they become one application.
 Why FastAPI, and how keys are kept: docs/adr/0016.
 """
 
+import resource
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 from anyio import to_thread
-from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import FastAPI
 
-from config.settings import ConfigurationError
-from delivery.errors import LedgerUnavailable, LedgerUnusable
+from config.settings import ConfigurationError, Settings
 from ingress.arrival import Arrival
+from ingress.guard import Guard
 from ingress.mcp_door import mcp_router
 from ingress.openapi import describe
+from ingress.pages import pages_router
 from ingress.problems import install
 from ingress.rest import rest_door, rest_router
 from ingress.rest_approvals import approvals_router
@@ -31,19 +30,17 @@ from ingress.shapes import WithReason
 from ingress.slow_clients import PatientProtocol
 from ingress.strangers import Strangers
 from ingress.webhooks import create_webhooks
-from ledger.alerts import Alerts
-from ledger.setting_aside import SetAside
 from worker import app as entrega
-from worker.life import begin, check_ledger, require_ledger
-from worker.metrics import LedgerCollector, LedgerFigures, render_metrics
+from worker.life import begin, require_ledger
 
 if TYPE_CHECKING:
     from tasks.app import Entrega
 
-# Beat ticks every five seconds: four missed ticks are a fault.
-_FRESH_TICK = timedelta(seconds=20)
-# Requests at work on the ledger at the same time: as many as its pool has connections, so that none waits for one.
+# Requests at work on the ledger at the same time: its pool has as many connections, and a few for strangers and pages.
 _THREADS = 28
+# A connection that waits costs 20 kB. Fewer would let a stranger force old ones out faster than it is worth.
+_MOST_CONNECTIONS = 4000
+_OTHER_FILES = 224
 # Requests under way, long polls and slow bodies included; one more is answered 503 at once.
 _MOST_AT_ONCE = 400
 
@@ -57,10 +54,15 @@ def create_web(app: "Entrega", *, metrics_folder: Path | None) -> FastAPI:
     web = FastAPI(title="Entrega", version=version("entrega"), docs_url=None, redoc_url=None, lifespan=_lifespan)
     install(web)
     door, strangers = rest_door(app), Strangers()
+    web.state.guard = Guard(door.doorkeeper, strangers, app.settings.entrega_trusted_proxies, _most_connections())
     web.add_middleware(
-        Arrival, doorkeeper=door.doorkeeper, strangers=strangers, most_at_once=_MOST_AT_ONCE, most_per_key=200
+        Arrival,
+        doorkeeper=door.doorkeeper,
+        strangers=strangers,
+        most_at_once=_MOST_AT_ONCE,
+        most_per_key=app.settings.entrega_requests_per_key,
     )
-    _add_pages(web, app, metrics_folder)
+    web.include_router(pages_router(app, door.doorkeeper, metrics_folder))
     web.include_router(letters_router(door))
     web.include_router(approvals_router(door))
     web.include_router(rest_router(door))
@@ -76,64 +78,14 @@ async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def _add_pages(web: FastAPI, app: "Entrega", metrics_folder: Path | None) -> None:
-    @web.get("/health/live", include_in_schema=False)
-    def live() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @web.get("/health/ready", include_in_schema=False)
-    def ready() -> JSONResponse:
-        faults = {name: fault for name, check in _checks(app).items() if (fault := check())}
-        status = 503 if faults else 200
-        answer = {"status": "waiting" if faults else "ok", "faults": faults, "alerts": _alerts(app)}
-        return JSONResponse(answer, status_code=status)
-
-    @web.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        if not app.settings.enable_metrics:
-            return Response("metrics are off: ENABLE_METRICS is false\n", status_code=404, media_type="text/plain")
-        ledger = LedgerCollector(lambda: _figures(app), app.hints.backlog)
-        return Response(render_metrics(folder=metrics_folder, ledger=ledger), media_type=CONTENT_TYPE_LATEST)
-
-
-def _checks(app: "Entrega") -> Mapping[str, Callable[[], str | None]]:
-    """Return what readiness asks, each with None for "well" or a sentence that says what is wrong."""
-
-    def ledger() -> str | None:
-        try:
-            check_ledger(app)
-        except (LedgerUnavailable, LedgerUnusable, ConfigurationError) as err:
-            return str(err)
-        return None
-
-    def broker() -> str | None:
-        return None if app.hints.backlog() is not None else "the broker does not answer; check REDIS_URL"
-
-    def work() -> str | None:
-        try:
-            tick = app.archive.last_tick("sweep")
-        except LedgerUnavailable:
-            return "the ledger could not be asked for the last sweep"
-        if tick is None or tick < datetime.now(UTC) - _FRESH_TICK:
-            return "no sweep has run for 20 s: is a worker running, and beat?"
-        return None
-
-    return {"ledger": ledger, "broker": broker, "work": work}
-
-
-def _alerts(app: "Entrega") -> list[dict[str, str]]:
-    """Return what operators were told and did not mend yet; it does not decide readiness."""
-    try:
-        found = Alerts(app.database).open()
-    except LedgerUnavailable:
-        return []
-    return [{"severity": each.severity, "account": each.account, "code": each.code} for each in found]
-
-
-def _figures(app: "Entrega") -> LedgerFigures:
-    held = sum(1 for each in app.archive.accounts() if each.held_reason)
-    set_aside = SetAside(app.database).count()
-    return LedgerFigures(app.archive.counts(), app.archive.oldest_due(), held, set_aside)
+def _most_connections() -> int:
+    """Return how many connections this process may have, with room for Postgres, Redis and files."""
+    wanted = _MOST_CONNECTIONS + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(soft - _OTHER_FILES, _MOST_CONNECTIONS)
 
 
 def web_server() -> uvicorn.Server:
@@ -147,11 +99,17 @@ def web_server() -> uvicorn.Server:
     require_ledger(entrega)
     settings = entrega.settings
     web = create_web(entrega, metrics_folder=settings.prometheus_multiproc_dir)
-    config = uvicorn.Config(
+    return uvicorn.Server(serving(web, settings))
+
+
+def serving(web: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how the application is served."""
+    proxies = [str(each) for each in settings.entrega_trusted_proxies]
+    return uvicorn.Config(
         web, host=settings.entrega_host, port=settings.entrega_port, log_config=None, access_log=False,
         http=PatientProtocol, ws="none", server_header=False, timeout_keep_alive=20, timeout_graceful_shutdown=20,
+        proxy_headers=bool(proxies), forwarded_allow_ips=proxies,
     )  # fmt: skip
-    return uvicorn.Server(config)
 
 
 def main() -> int:

@@ -25,11 +25,10 @@ from config.policy import Signature, Spec, Webhook
 from config.settings import Settings
 from config.spec_webhook import Network
 from delivery.inbound import Told, recent
-from ingress.arrival import PROVED
 from ingress.bodies import BodyReader
 from ingress.problems import Problem
 from ingress.sampling import Sampler
-from ingress.strangers import Strangers
+from ingress.strangers import PROVED, Strangers
 from ingress.strict_json import UnacceptableJson, parse_json
 from providers.described_webhook import described_events
 from providers.whatsapp_cloud.webhooks import Reader

@@ -55,6 +55,7 @@ class UpkeepTask(Task):
 
     def __call__(self) -> None:
         """Take the tick and do the work, unless somebody took it, or this process is still at an earlier one."""
+        _ = self.app.lone_engine  # a worker that has none cannot deliver, and takes no tick: readiness goes by them
         every = next(tick.every for tick in TIMETABLE if tick.task == self.name)
         if not self._at_work.acquire(blocking=False):
             return

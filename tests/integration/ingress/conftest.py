@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from config.settings import load_settings
 from ingress.slow_clients import PatientProtocol
-from ingress.web import create_web
+from ingress.web import create_web, serving
 from ledger.api_keys import ApiKeys
 from ledger.store import PostgresLedger
 from tasks import app as application
@@ -122,7 +122,8 @@ def doors(tmp_path, database, ledger):
         app = make_app(tmp_path, database, book or ledger, voice)
         change(app)
         web = create_web(app, metrics_folder=None)
-        config = uvicorn.Config(web, port=0, log_config=None, access_log=False, http=protocol, ws="none")
+        config = serving(web, app.settings)
+        config.port, config.http = 0, protocol
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -15,7 +15,7 @@ from config.settings import load_settings
 from delivery.commands import SendWhatsApp
 from delivery.outcomes import Receipt, Succeeded
 from delivery.ports import Settlement
-from ingress.web import create_web
+from ingress.web import create_web, serving
 from ingress.webhooks import signature
 from ledger.database import connect
 from ledger.inbound import Inbound
@@ -80,7 +80,8 @@ def app(ledger, archive, database, monkeypatch, crm_form):
 
 @pytest.fixture
 def web(app):
-    config = uvicorn.Config(create_web(app, metrics_folder=None), port=0, log_config=None, access_log=False)
+    config = serving(create_web(app, metrics_folder=None), app.settings)
+    config.port = 0
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -371,6 +372,18 @@ def test_what_comes_from_another_network_is_refused(web, app, crm_form, sql):
     app.__dict__["specs"] = app.specs | {"crm": crm_form.model_copy(update={"webhook": form})}
 
     assert from_crm(web, crm_form, crm_events("0193e0a0-0000-7000-8000-000000000001", "lead.recebido")) == 403
+    assert stored(sql) == 0
+
+
+@pytest.mark.parametrize("told", ["203.0.113.9", "banana", "203.0.113.9, 203.0.113.9"])
+def test_a_network_is_not_got_round_by_a_header(web, app, crm_form, sql, told):
+    form = crm_form.webhook.model_copy(update={"networks": (ip_network("203.0.113.0/24"),)})
+    app.__dict__["specs"] = app.specs | {"crm": crm_form.model_copy(update={"webhook": form})}
+    body = crm_events("0193e0a0-0000-7000-8000-000000000001", "lead.recebido")
+    proof = signature(body, crm_form.webhook.signature, CRM_SECRET)
+    headers = [("x-crm-signature", proof), ("X-Forwarded-For", told)]
+
+    assert call(web, "POST", "/webhooks/crm/default", body, headers)[0] == 403
     assert stored(sql) == 0
 
 

@@ -154,6 +154,20 @@ def test_a_tick_is_carried_out_once_however_often_it_comes(voice, archive, ledge
     assert archive.last_tick("sweep") is not None
 
 
+def test_a_worker_without_an_engine_takes_no_tick_so_that_readiness_fails(voice, archive, monkeypatch):
+    def broken():
+        raise ValueError("no engine can be built")
+
+    for name in ("engine", "lone_engine"):
+        monkeypatch.delitem(app.__dict__, name, raising=False)
+    monkeypatch.setattr(app, "engine_factory", broken)
+
+    with pytest.raises(ValueError, match="no engine"):
+        sweep()
+
+    assert archive.last_tick("sweep") is None
+
+
 def test_the_next_tick_is_carried_out_again(voice, ledger, sql):
     (opened,) = ledger.open([new()])
     sql("UPDATE deliveries SET hinted_at = now() - interval '1 minute'")

@@ -55,6 +55,25 @@ def _refusal() -> ConfigurationError:
     return caught.value
 
 
+@pytest.mark.parametrize(("value", "found"), [("", []), ("10.0.0.5", ["10.0.0.5/32"]),
+                                              (" 10.0.0.5 , 172.16.0.0/12,2001:db8::/32",
+                                               ["10.0.0.5/32", "172.16.0.0/12", "2001:db8::/32"])])  # fmt: skip
+def test_trusted_proxies_are_addresses_and_networks(
+    monkeypatch: pytest.MonkeyPatch, value: str, found: list[str]
+) -> None:
+    monkeypatch.setenv("ENTREGA_TRUSTED_PROXIES", value)
+
+    assert [str(each) for each in load_settings().entrega_trusted_proxies] == found
+
+
+@pytest.mark.parametrize("value", ["*", "10.0.0.5/8", "proxy.internal", "10.0.0.5;10.0.0.6"])
+def test_what_is_no_network_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ENTREGA_TRUSTED_PROXIES", value)
+
+    with pytest.raises(ConfigurationError, match="ENTREGA_TRUSTED_PROXIES: wanted addresses or networks"):
+        load_settings()
+
+
 def test_nothing_needs_to_be_set_in_the_sandbox() -> None:
     settings = load_settings()
 
