@@ -117,7 +117,8 @@ def clear_metrics_folder(folder: Path) -> None:
 
     Only for the starter, before any process counts: the files of finished processes are otherwise kept for ever.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
     for each in folder.glob("*.db"):
         each.unlink(missing_ok=True)
 

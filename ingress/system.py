@@ -28,7 +28,7 @@ from config.running import (
 )
 from config.settings import STANDINS, Settings
 from sandbox.children import Child, Command, end_leftovers
-from sandbox.doors import SandboxError, free_port, log_tail, make_folder
+from sandbox.doors import SandboxError, free_port, log_tail, make_folder, make_private_folder
 from sandbox.graph_webhooks import Telling
 from sandbox.postgres import PostgresServer
 from sandbox.standins import Addresses, await_addresses, sandbox_environment, spawn
@@ -291,7 +291,7 @@ class System:
         variables = {key: value for key, value in self.variables.items() if key not in without}
         environment = child_environment(variables)
         log = self.data / "logs" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
+        make_private_folder(log.parent)
         child = Child(self.data, Command(name, (sys.executable, *arguments), log=log, env=environment))
         child.start()
         self.parts[name] = child

@@ -204,7 +204,7 @@ def _refuse_second(records: Sequence[_Record], data: Path, name: str) -> None:
 
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
     account = command.account
-    command.log.parent.mkdir(parents=True, exist_ok=True)
+    command.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(  # noqa: S603 - the programs are ours or come from a wheel; no shell
@@ -215,6 +215,7 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             env=command.env,
             cwd=command.cwd,
             start_new_session=True,
+            umask=0o077,  # what it writes is for its own account alone
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
@@ -334,7 +335,7 @@ def _records(data: Path) -> Iterator[list[_Record]]:
     """Yield the records under a lock between processes; what the caller leaves in the list is written back."""
     make_folder(data)
     file = data / "children.json"
-    with (data / "children.lock").open("w") as lock:
+    with os.fdopen(os.open(data / "children.lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = [_Record(**row) for row in json.loads(file.read_text())] if file.exists() else []
         # A record without a folder is from an earlier version, which wrote none.

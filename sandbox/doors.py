@@ -75,6 +75,12 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder of ours that no other account can enter, root's among them; one that was open is closed."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
 def append_private(file: Path, text: str) -> None:
     """Append to a file that only its owner can read."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from sandbox.children import Child, Command, end_leftovers, refuse_second
-from sandbox.doors import Door, SandboxError, log_tail, make_folder, remembered_door, write_private
+from sandbox.doors import Door, SandboxError, log_tail, make_folder, make_private_folder, remembered_door, write_private
 
 _READY_WITHIN = timedelta(seconds=60)
 _STOP_GRACE = timedelta(seconds=10)
@@ -73,7 +73,7 @@ class ValkeyServer:
             SandboxError: It runs already, cannot run here, or gave no answer within 20 s (with the log's tail).
         """
         make_folder(self.data)
-        make_folder(self.data / "valkey")
+        make_private_folder(self.data / "valkey")
         end_leftovers(self.data)
         refuse_second(self.data, "valkey")
         deadline = time.monotonic() + _READY_WITHIN.total_seconds()

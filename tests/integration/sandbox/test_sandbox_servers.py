@@ -4,6 +4,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
@@ -13,9 +14,11 @@ from psycopg import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from sandbox.children import Child, Command
 from sandbox.doors import SandboxError
 from sandbox.postgres import PostgresServer, temporary_postgres
 from sandbox.valkey import ValkeyServer
+from tests.others import readable_by_others
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,49 @@ def test_valkey_refuses_strangers_and_keeps_its_password_private(valkey: ValkeyS
 
     assert stat.S_IMODE((valkey.data / "valkey.conf").stat().st_mode) == 0o600
     assert stat.S_IMODE((valkey.data / "valkey.json").stat().st_mode) == 0o600
+
+
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A folder that every account can pass through, as root's data folder is for Postgres's account."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+def test_no_other_account_can_read_what_lies_in_valkey(passable: Path) -> None:
+    server = ValkeyServer(passable / "data")
+    with redis.Redis.from_url(server.start()) as client:
+        client.rpush("celery", "a foreign client's command")
+    server.stop()
+    (passable / "seen").touch()
+
+    assert list(passable.rglob("*.aof"))
+    assert readable_by_others(passable) == [str(passable / "seen")]
+    assert stat.S_IMODE((passable / "data" / "valkey").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
+    server = ValkeyServer(tmp_path)
+    (tmp_path / "valkey").mkdir()
+    (tmp_path / "valkey").chmod(0o711)
+
+    server.start()
+    server.stop()
+
+    assert stat.S_IMODE((tmp_path / "valkey").stat().st_mode) == 0o700
+
+
+def test_a_child_writes_for_its_own_account_alone(tmp_path: Path) -> None:
+    child = Child(
+        tmp_path, Command("touch", ("/bin/sh", "-c", "touch made; mkdir folder"), tmp_path / "log", cwd=tmp_path)
+    )
+    child.start()
+    psutil.Process(child.pid).wait(30)
+    child.stop()
+
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("made", "folder", "log")]
+    assert modes == [0o600, 0o700, 0o600]
 
 
 def test_a_second_valkey_on_the_same_data_is_refused(valkey: ValkeyServer) -> None:
