@@ -12,6 +12,7 @@ from ledger.alerts import Alerts
 from ledger.approvals import Approvals
 from ledger.operating import pause_of_all
 from ledger.retention import Retention
+from ledger.rewrapping import wrapped_by_others
 from ledger.rollouts import Rollouts
 from ledger.setting_aside import SetAside
 from worker.life import check_ledger
@@ -52,7 +53,7 @@ def examine(app: "Entrega") -> list[Finding]:
             *_accounts(app),
             *_alerts(app),
         ]
-        findings.append(_retention(app))
+        findings += [_retention(app), *_master_keys(app)]
     return findings
 
 
@@ -160,3 +161,10 @@ def _retention(app: "Entrega") -> Finding:
         advice = "the task `purge` runs every hour; look for its errors in the workers' logs"
         return Finding("retention", well=False, note=f"older than ENTREGA_KEEP allows: {counts}; {advice}")
     return Finding("retention", well=True, note="nothing is older than ENTREGA_KEEP allows")
+
+
+def _master_keys(app: "Entrega") -> Iterator[Finding]:
+    left = wrapped_by_others(app.ledger.vault)
+    if left:
+        note = f"{left} values are wrapped by another master key than the first: entrega keys rewrap"
+        yield Finding("master keys", well=False, note=note)

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import typer
 
-from ingress.shell import REFUSED, WRONG_USE, Json, Reason, fail, opened_app, parsed_age, print_json
+from ingress.shell import NOT_WELL, REFUSED, WRONG_USE, Json, Reason, fail, opened_app, parsed_age, print_json
 
-keys = typer.Typer(help="API keys of producers: make, list, revoke.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of producers: make, list, revoke; master keys: rewrap.", no_args_is_help=True)
 
 Scopes = Annotated[
     list[str] | None,
@@ -85,3 +85,29 @@ def revoke(
     if not ApiKeys(opened_app().database).revoke(key_id, actor=operator_name(), reason=reason):
         fail(f"There is no key {key_id} that could be revoked. List them with: entrega keys list", REFUSED)
     print_json({"revoked": key_id}) if as_json else say(f"{key_id} is revoked.")
+
+
+@keys.command("rewrap")
+def rewrap_keys(as_json: Json = False) -> None:
+    """Wrap everything with the first of ENTREGA_MASTER_KEYS, so that the others can be taken away. Safe to run again.
+
+    First put the new key in front of the old one and restart every process; then run this.
+
+    Example: entrega keys rewrap
+    """
+    from config.operator import operator_name
+    from ingress.printing import say
+    from ledger.operating import Desk
+    from ledger.rewrapping import rewrap, wrapped_by_others
+
+    app = opened_app()
+    done = rewrap(app.ledger.vault)
+    left = wrapped_by_others(app.ledger.vault)
+    Desk(app.database, actor=operator_name()).note("master keys rewrapped", reason=f"{done} values")
+    if as_json:
+        print_json({"rewrapped": done, "left": left})
+    elif left:
+        say(f"{done} rewrapped, {left} are wrapped by another key again: a process still has it in front. Restart it.")
+    else:
+        say(f"{done} rewrapped. Take every key but the first out of ENTREGA_MASTER_KEYS and restart every process.")
+    raise typer.Exit(NOT_WELL if left else 0)

@@ -81,6 +81,11 @@ class MasterKeys:
                 return unseal(key, wrapped[_NAME_BYTES:], place)
         raise Unreadable("a data key was wrapped by a master key that is not in ENTREGA_MASTER_KEYS")
 
+    @property
+    def first_name(self) -> bytes:
+        """How values begin that the first key wraps."""
+        return self._first[0]
+
     @cached_property
     def _first(self) -> tuple[bytes, AESGCM]:
         return _name(self.keys[0]), AESGCM(self.keys[0])
