@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from config.settings import ConfigurationError
 from delivery.errors import LedgerUnavailable, LedgerUnusable, ProviderError
+from delivery.ports import Provider
 from delivery.rollout import view
 from ledger.alerts import Alerts
 from ledger.approvals import Approvals
@@ -131,14 +132,21 @@ def _rollouts(app: "Entrega") -> Iterator[Finding]:
             yield Finding(name, well=True, note=f"{found.share:.0%} of its deliveries go ({stage}); begun at {since}")
 
 
+def probed(provider: Provider) -> tuple[str, bool]:
+    """Ask a provider without side effects; return what it said, and whether it is well."""
+    try:
+        return provider.probe(), True
+    except ProviderError as err:
+        return f"{err.code}: {err}", False
+    except Exception as err:  # noqa: BLE001 - one account whose adapter is broken must not hide the others
+        return f"its adapter failed with {type(err).__name__}; the worker's log of the health task says where", False
+
+
 def _accounts(app: "Entrega") -> Iterator[Finding]:
     held = {each.name: each for each in app.archive.accounts()}
     for account, provider in build_engine(app, make_recorder(enabled=False)).providers.items():
         standing = held.get(account)
-        try:
-            note, well = provider.probe(), True
-        except ProviderError as err:
-            note, well = f"{err.code}: {err}", False
+        note, well = probed(provider)
         if standing and standing.held_reason:
             advice = f"; its deliveries are held. Once it is well: entrega resume {account}"
             note = note + advice if not well else f"held ({standing.held_reason}); it answers now{advice}"
