@@ -105,7 +105,7 @@ def test_a_second_up_is_refused_too_where_the_servers_are_external(up, data_fold
 
 
 def test_commands_in_a_copy_of_a_running_folder_do_not_reach_the_original(entrega, data_folder, system, folder):
-    copy = shutil.copytree(data_folder, folder / "copy", ignore=shutil.ignore_patterns("postgres"))
+    copy = shutil.copytree(data_folder, folder / "copy", ignore=shutil.ignore_patterns("postgres", "*.sock"))
 
     code, said = entrega(copy, "deliveries")
 
@@ -115,7 +115,7 @@ def test_commands_in_a_copy_of_a_running_folder_do_not_reach_the_original(entreg
 
 def test_a_system_starts_in_a_copy_beside_the_original(up, entrega, data_folder, system, folder, delivered):
     original = delivered(data_folder)
-    shutil.copytree(data_folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("postgres"))
+    shutil.copytree(data_folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("postgres", "*.sock"))
 
     with up(folder, "--sandbox") as copied:
         copied.says(UP_READY)

@@ -109,16 +109,16 @@ def test_an_interrupted_installation_leaves_nothing_that_looks_ready(tmp_path, o
     index = f"http://127.0.0.1:{silent_index.getsockname()[1]}/"
     online = {**offline, "PIP_NO_INDEX": "0", "PIP_INDEX_URL": index, "PIP_RETRIES": "0"}
     process = _start(tmp_path, "one_thing==1.0 --hash=sha256:" + "0" * 64, online)
-    pip, _ = silent_index.accept()  # pip waits for an answer now
-    pip.recv(1)
+    pip, _ = silent_index.accept()
+    with pip:
+        pip.recv(1)  # pip waits for an answer now
 
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
 
-    assert process.returncode == 130
-    assert err == "Interrupted: a venv was removed. Run the same command again.\n"
-    assert not (tmp_path / "a venv").exists()
-    pip.settimeout(30)
-    assert pip.recv(65536) is not None  # the request
-    assert pip.recv(1) == b""  # pip has ended too
-    pip.close()
+        assert err == "Interrupted: a venv was removed. Run the same command again.\n"
+        assert process.returncode == 130
+        assert not (tmp_path / "a venv").exists()
+        pip.settimeout(30)
+        assert pip.recv(65536) is not None  # the request
+        assert pip.recv(1) == b""  # pip has ended too
