@@ -40,6 +40,12 @@ def pins(file: str) -> list[Requirement]:
     return [Requirement(line.strip()) for line in _LINE.findall((FOLDER / file).read_text())]
 
 
+def wishes(file: str) -> list[str]:
+    """Return the lines of a file that people write, without their comments."""
+    lines = (FOLDER / file).read_text().splitlines()
+    return [line.partition("#")[0].strip() for line in lines if not line.startswith("#")]
+
+
 def metadata() -> dict[str, list[Requirement]]:
     """Return what each pinned package needs, by `name==version`, in its own words."""
     written: dict[str, list[str]] = json.loads((FOLDER / "metadata.json").read_text())

@@ -1,12 +1,13 @@
 """An installation resolves nothing, so each requirements file has to name all that its packages need."""
 
 import importlib.metadata
+import re
 import tomllib
 from collections.abc import Iterator
 from itertools import chain
 
 import pytest
-from closure import FOLDER, environments, metadata, missing, pins
+from closure import FOLDER, environments, metadata, missing, pins, wishes
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -15,11 +16,11 @@ _RUNTIME = _PROJECT["project"]["dependencies"]
 _BUILD = _PROJECT["build-system"]["requires"]
 _EXTRAS = _PROJECT["project"]["optional-dependencies"]
 _TESTS = [need for need in _EXTRAS["dev"] if need != "entrega[sandbox]"]
-_RIVALS = [line for line in (FOLDER / "bench.in").read_text().splitlines() if not line.startswith("#")]
+
 _WANTED = {
     "runtime.txt": _RUNTIME,
     "dev.txt": [*_RUNTIME, *_BUILD, *_TESTS, *_EXTRAS["sandbox"]],
-    "bench.txt": [line.partition(" #")[0] for line in _RIVALS],
+    "bench.txt": wishes("bench.in"),
     "build.txt": _BUILD,
 }
 _NEEDS = metadata()
@@ -72,6 +73,32 @@ def test_every_line_has_hashes_and_no_address_and_no_extra(file):
     assert not any(line.extras for line in lines)
     assert len(lines) == text.count("==") - text.count("== '")
     assert text.count(" \\\n    --hash=sha256:") >= len(lines)
+
+
+def _vulnerable(lines: list[Requirement]) -> list[str]:
+    floors = {floor.name: floor.specifier for floor in map(Requirement, wishes("advisories.in"))}
+    known = [line for line in lines if line.name in floors]
+    return [str(line) for line in known if next(iter(line.specifier)).version not in floors[line.name]]
+
+
+@pytest.mark.parametrize("file", _WANTED)
+def test_no_line_is_a_version_that_is_known_to_be_vulnerable(file):
+    assert _vulnerable(pins(file)) == []
+
+
+def test_a_vulnerable_version_is_seen():
+    assert _vulnerable([Requirement("requests==2.32.0"), Requirement("urllib3==2.8.0")]) == ["requests==2.32.0"]
+
+
+def test_the_image_resolves_nothing_either():
+    steps = (FOLDER.parent / "Dockerfile").read_text().replace("\\\n", " ").replace("&&", "\n").splitlines()
+    commands = [step for step in steps if re.search(r"\bpip\b.* (install|wheel) ", step)]
+
+    assert len(commands) == 4  # the builder's packages, ours, our wheel, its installation
+    assert all("--no-deps" in each for each in commands)
+    assert all("--require-hashes" in each for each in commands if " -r " in each)
+    assert [each for each in commands if " wheel " in each and "--no-build-isolation" in each]
+    assert all("/wheels/" in each or " -r " in each for each in commands if " install " in each)
 
 
 def test_the_same_versions_are_tested_and_shipped():
