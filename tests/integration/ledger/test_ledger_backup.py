@@ -12,7 +12,7 @@ from sqlalchemy import text
 from config.settings import ConfigurationError
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
 from delivery.ports import Settlement
-from ledger.approvals import Approvals
+from ledger.approvals import Approvals, Approver
 from ledger.backup import BackupUnusable, open_backup, write_backup
 from ledger.canceling import NotCancelable, cancel
 from ledger.database import connect, transaction
@@ -310,7 +310,7 @@ def test_an_approval_still_lets_a_restored_delivery_go(database, ledger, other, 
     write_backup(database, file, key=None)
     restored(file)
 
-    Approvals(other).approve([asked], Signed("ana", "test"))
+    Approvals(replace(ledger, engine=other)).approve([asked], Approver(Signed("ana", "test")))
 
     assert Archive(other).find(asked).state == "ready"
 
@@ -325,28 +325,38 @@ def test_dead_letters_that_were_restored_are_found_by_their_code(database, ledge
     assert [each.id for each in there.search(LetterFilter(code="restored"))] == [id_]
 
 
+def columns_of(engine):
+    """Return the columns of each table."""
+    with transaction(engine) as connection:
+        found = connection.execute(
+            text("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'")
+        ).all()
+    return {table: {row.column_name for row in found if row.table_name == table} for table, _ in found}
+
+
+def without_new_columns(members, known, revision):
+    """Rewrite an archive's members to what a program of an earlier revision would have saved."""
+    found = json.loads(members["manifest.json"])
+    for name in set(found["tables"]) - set(known):
+        del found["tables"][name], members[f"tables/{name}"]
+    for name, part in found["tables"].items():
+        places = [place for place, column in enumerate(part["columns"]) if column in known[name]]
+        rows = [row.split("\t") for row in members[f"tables/{name}"].decode().splitlines()]
+        content = "".join("\t".join(row[place] for place in places) + "\n" for row in rows).encode()
+        members[f"tables/{name}"] = content
+        part["columns"] = [part["columns"][place] for place in places]
+        part["sha256"] = hashlib.sha256(content).hexdigest()
+    members["manifest.json"] = json.dumps(found | {"revision": revision}).encode()
+
+
 def test_a_backup_from_before_a_migration_is_brought_up_to_date(database, ledger, other, restored, file):
     id_ = ledger.open([new(lead(1))])[0].id
     write_backup(database, file, key=None)
     with transaction(other) as connection:
         upgrade(connection, "0017", "sandbox")
-    known = tables_of(other)
+    known = columns_of(other)
 
-    def older(members):
-        found = json.loads(members["manifest.json"])
-        found["tables"] = {name: part for name, part in found["tables"].items() if name in known}
-        part = found["tables"]["deliveries"]
-        place = part["columns"].index("environment")
-        (row,) = members["tables/deliveries"].decode().splitlines()
-        values = row.split("\t")
-        del part["columns"][place], values[place]
-        members["tables/deliveries"] = ("\t".join(values) + "\n").encode()
-        part["sha256"] = hashlib.sha256(members["tables/deliveries"]).hexdigest()
-        for name in [name for name in members if name.partition("/")[2] not in {"", *known}]:
-            del members[name]
-        members["manifest.json"] = json.dumps(found | {"revision": "0017"}).encode()
-
-    rewritten(file, older)
+    rewritten(file, lambda members: without_new_columns(members, known, "0017"))
     restored(file)
 
     assert Archive(other).find(id_).environment == "sandbox"

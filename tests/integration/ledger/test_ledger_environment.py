@@ -7,7 +7,7 @@ import pytest
 
 from delivery.outcomes import Rejected, Uncertain
 from delivery.ports import Conclusion, Settlement
-from ledger.approvals import Approvals
+from ledger.approvals import Approvals, Approver
 from ledger.callbacks import Callbacks
 from ledger.doubts import PostgresDoubts
 from ledger.fallbacks import Fallbacks
@@ -107,10 +107,10 @@ def test_a_replayed_one_is_held_again(ledger, elsewhere, letters, state):
     assert state(id_) == ("held", "other_environment")
 
 
-def test_an_approved_one_is_held(ledger, elsewhere, state, database):
+def test_an_approved_one_is_held(ledger, elsewhere, state):
     id_ = opened(elsewhere, held_code="needs_approval")
 
-    Approvals(database).approve([id_], Signed("ana", "test"))
+    Approvals(ledger).approve([id_], Approver(Signed("ana", "test")))
     claimed = claim(ledger, id_)
 
     assert claimed == []
@@ -136,7 +136,7 @@ def test_its_fallback_and_its_callbacks_belong_to_its_environment(ledger, elsewh
     id_ = opened(elsewhere, lead(fallback=spare, callback_url=told))
     settled(elsewhere, id_, Rejected("invalid", "wrong"))
 
-    second = Fallbacks(ledger).start(id_, new(letter(), producer="tests"))
+    second = Fallbacks(ledger).start(id_, new(letter(), producer="tests")).id
     Callbacks(ledger, timedelta(hours=1)).open_noted()
 
     found = dict(map(tuple, sql("SELECT id, environment FROM deliveries WHERE id <> :id", id=id_)))
