@@ -15,7 +15,9 @@ from ledger.operating import pause_of_all
 from ledger.retention import Retention
 from ledger.rewrapping import wrapped_by_others
 from ledger.rollouts import Rollouts
+from ledger.roster import Roster
 from ledger.setting_aside import SetAside
+from worker.attendance import SIGN_EVERY_S, differences, facts
 from worker.life import check_ledger
 from worker.metrics import make_recorder
 from worker.wiring import build_engine
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.app import Entrega
 
 _FRESH = timedelta(seconds=20)
+_PRESENT = timedelta(seconds=3 * SIGN_EVERY_S)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def examine(app: "Entrega") -> list[Finding]:
     if ledger.well:
         findings += [
             _work(app),
+            *_machines(app),
             *_elsewhere(app),
             *_pause(app),
             *_set_aside(app),
@@ -82,6 +86,19 @@ def _work(app: "Entrega") -> Finding:
         advice = "start `celery -A worker worker` and `celery -A worker beat`, or `entrega up`"
         return Finding("work", well=False, note=f"no sweep for 20 s ({last}): {advice}")
     return Finding("work", well=True, note="worker and beat are at work")
+
+
+def _machines(app: "Entrega") -> Iterator[Finding]:
+    workers = Roster(app.database).present(within=_PRESENT)
+    if not workers:
+        return
+    differing = differences(workers, facts(app))
+    for name, told in differing.items():
+        listed = "; ".join(f"{who}: {value}" for who, value in told.items())
+        note = f"{name} must be equal in all processes of one ledger, and differs: {listed}. See docs/two-machines.md"
+        yield Finding("machines", well=False, note=note)
+    if not differing:
+        yield Finding("machines", well=True, note=f"workers at work, all started alike: {len(workers)}")
 
 
 def _elsewhere(app: "Entrega") -> Iterator[Finding]:

@@ -461,6 +461,14 @@ purged = Table(
     Column("n", BigInteger, nullable=False),
 )
 
+roster = Table(
+    "roster",
+    metadata,
+    Column("name", Text, primary_key=True, comment="machine and process id of a worker"),
+    Column("facts", JSONB, nullable=False, comment="what it was started with; no secret"),
+    Column("seen_at", _Instant, nullable=False, comment="when it last signed"),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -86,6 +86,11 @@ class MasterKeys:
         """How values begin that the first key wraps."""
         return self._first[0]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What tells the keys apart and says nothing of them, newest first."""
+        return tuple(_name(key).hex() for key in self.keys)
+
     @cached_property
     def _first(self) -> tuple[bytes, AESGCM]:
         return _name(self.keys[0]), AESGCM(self.keys[0])

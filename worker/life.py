@@ -30,6 +30,7 @@ from tasks.logs import configure_logging
 from tasks.rollouts import rolled_back
 from tasks.transport import be_patient
 from worker.alerts import announce
+from worker.attendance import Attendance
 from worker.clock import SpareClock
 from worker.failpoints import fit_failpoints
 from worker.metrics import Recorder, make_recorder
@@ -81,16 +82,18 @@ def attach(app: "Entrega") -> None:
             _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
             _keep_refused(app)
 
-    clock = SpareClock(app)
+    clock, attendance = SpareClock(app), Attendance(app)
 
     @signals.worker_ready.connect(weak=False)
     def _ready(**_: Any) -> None:
         _log.info("worker_ready", worker=app.engine.worker, accounts=sorted(app.engine.providers))
         clock.start()
+        attendance.start()
 
     @signals.worker_shutting_down.connect(weak=False)
     def _ending(**_: Any) -> None:
         clock.stop()
+        attendance.stop()
 
     _hear(recorder)
 
