@@ -258,9 +258,7 @@ class Intake:
         wanted = command.options.account or "default"
         name = wanted if ":" in wanted else f"{command.service}:{wanted}"
         if name not in self.accounts or not name.startswith(f"{command.service}:"):
-            mine = [each for each in self.accounts if each.startswith(f"{command.service}:")]
-            issue = issue_text("account:" + ", ".join(mine), language)
-            raise InvalidCommand(command.kind, (FieldIssue("options.account", issue),))
+            raise InvalidCommand(command.kind, (FieldIssue("options.account", issue_text("account", language)),))
         return name
 
     def _new(self, command: Command, account: str, producer: str, origin: str | None) -> NewDelivery:

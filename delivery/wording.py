@@ -104,7 +104,10 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "instant": ("fora dos anos 2000 a 2099", "outside the years 2000 to 2099"),
     "in_the_past": ("já passou", "lies in the past"),
     "too_far": ("no máximo 366 dias à frente", "at most 366 days ahead"),
-    "account": ("conta desconhecida; existem: {rest}", "unknown account; there are: {rest}"),
+    "account": (
+        "conta desconhecida; pergunte ao operador quais existem (entrega accounts list)",
+        "unknown account; ask the operator which there are (entrega accounts list)",
+    ),
     "body": ("corpo grande demais; no máximo {rest} bytes", "the body is too large; at most {rest} bytes"),
 }
 

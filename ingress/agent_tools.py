@@ -4,7 +4,6 @@ A repeated call is harmless by construction: a command is recognised by its key 
 answered as the first was, and the other two change nothing.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -31,7 +30,7 @@ from ingress.agent_schemas import CANCEL, CHECK, OFFERED, Schema, command_schema
 from ingress.problems import Language, Problem
 from ingress.rest import SUBMIT_SCOPES, RestDoor
 from ingress.shapes import Reason, Receipt
-from ingress.strict_json import UnacceptableJson, parse_json
+from ingress.strict_json import UnacceptableJson, check_value
 from ledger.models import OPEN_STATES
 
 INSTRUCTIONS = """\
@@ -201,7 +200,7 @@ class AgentTools:
             LedgerUnavailable: Postgres is away; nothing was promised.
         """
         _check_scopes(visitor.caller, _SCOPES[name])
-        _check_json(arguments)
+        await run_in_threadpool(_check_json, arguments)
         match name:
             case "check_delivery":
                 return await self._check(_parsed(_Check, arguments, visitor), visitor)
@@ -238,7 +237,7 @@ class AgentTools:
             raise Problem("invalid_command", details=(FieldIssue("tool", issue),))
         _check_scopes(visitor.caller, _SCOPES[asked.tool])
         item = self._item(asked.tool, asked.arguments, visitor)
-        found = self.door.simulator.simulate(item, producer=visitor.caller.producer, language=visitor.language)
+        found = self.door.simulator.simulate(item, visitor.caller, visitor.language)
         return simulation_answer(found, visitor.language)
 
     def _item(self, kind: str, arguments: Mapping[str, Any], visitor: Visitor) -> Item:
@@ -262,7 +261,7 @@ def _check_json(arguments: Mapping[str, Any]) -> None:
         Problem: The arguments hold such a value.
     """
     try:
-        parse_json(json.dumps(arguments).encode())
+        check_value(arguments)
     except UnacceptableJson as err:
         raise Problem("invalid_json", why=err.why) from None
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from delivery.issues import field_issues
 from ingress.problems import Language, Problem
-from ingress.strict_json import UnacceptableJson, parse_json
+from ingress.strict_json import MOST_VALUES, UnacceptableJson, parse_json
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -144,14 +144,14 @@ class BodyReader:
         return Problem("too_slow", seconds=self.within_s)
 
 
-def parsed_object(raw: bytes) -> dict[str, object]:
-    """Return the one JSON object that a body must be.
+def parsed_object(raw: bytes, *, most_values: int = MOST_VALUES) -> dict[str, object]:
+    """Return the one JSON object that a body must be. A large one takes a while, so not on the event loop.
 
     Raises:
         Problem: It is not.
     """
     try:
-        value = parse_json(raw)
+        value = parse_json(raw, most_values=most_values)
     except UnacceptableJson as err:
         raise Problem("invalid_json", why=err.why) from None
     if not isinstance(value, dict):

@@ -8,9 +8,11 @@ from delivery.intake import Item
 from delivery.wording import issue_text
 from ingress.bodies import parsed_object
 from ingress.problems import Language, Problem
+from ingress.strict_json import UnacceptableJson, check_count
 
 MOST_ITEMS = 10_000
 MOST_BULK_BYTES = 32_000_000
+_MOST_BULK_VALUES = 50 * MOST_ITEMS
 
 
 def json_items(raw: bytes, language: Language) -> list[Item | Problem]:
@@ -19,7 +21,7 @@ def json_items(raw: bytes, language: Language) -> list[Item | Problem]:
     Raises:
         Problem: The body as a whole is not what it must be; nothing of it is taken.
     """
-    body = parsed_object(raw)
+    body = parsed_object(raw, most_values=_MOST_BULK_VALUES)
     found = body.get("items")
     if not isinstance(found, list):
         raise _refused("items", "missing" if found is None else "list_type", language)
@@ -35,9 +37,17 @@ def ndjson_items(raw: bytes, language: Language) -> list[Item | Problem]:
     Raises:
         Problem: There are no lines, or too many; nothing is taken.
     """
+    _check_values(raw)
     lines = [each for each in raw.split(b"\n") if each.strip()]
     _check_count(lines, language)
     return [_line(each, language) for each in lines]
+
+
+def _check_values(raw: bytes) -> None:
+    try:
+        check_count(raw, _MOST_BULK_VALUES)
+    except UnacceptableJson as err:
+        raise Problem("invalid_json", why=err.why) from None
 
 
 def _line(raw: bytes, language: Language) -> Item | Problem:

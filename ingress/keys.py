@@ -40,7 +40,11 @@ def create(
     from ledger.api_keys import ApiKeys
 
     if not is_producer(producer):
-        fail("A producer is a word of letters, digits, '.', '_' and '-', at most 64, and not 'bootstrap'.", WRONG_USE)
+        fail(
+            "A producer is a word of letters, digits, '.', '_' and '-', at most 64, and no name under which Entrega"
+            " itself works, such as 'bootstrap', 'celery', 'cli' or 'whatsapp'. Choose another.",
+            WRONG_USE,
+        )
     unknown = [each for each in scope or () if each not in get_args(Scope)]
     if unknown:
         fail(f"There is no scope {unknown[0]!r}; use one of: {', '.join(get_args(Scope))}", WRONG_USE)

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ingress.access import Caller
 from ingress.agent_tools import AgentTools, Visitor
-from ingress.bodies import parsed_object
+from ingress.bodies import JSON, MOST_SMALL_BYTES, parsed_object
 from ingress.parameters import STRICT
 from ingress.problems import Problem
 from ingress.rest import SUBMIT_SCOPES, RestDoor, Spoken
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # An e-mail with a text and an HTML part, both as long as they may be, in characters of two bytes.
 MOST_MCP_BYTES = 4_000_000
+# The SDK reads them once more, on the event loop. No call of a tool comes near.
+_MOST_VALUES = 10_000
 
 _VISITOR = "entrega_visitor"
 
@@ -47,12 +49,16 @@ def mcp_router(door: RestDoor) -> APIRouter:
     async def mcp(
         request: Request,
         caller: Annotated[Caller, Depends(door.doorkeeper.needs("read", "operate", *SUBMIT_SCOPES))],
-        raw: Annotated[bytes, Depends(door.body(MOST_MCP_BYTES))],
         language: Spoken,
     ) -> Response:
-        parsed_object(raw)  # the SDK's parser is lenient: what two parsers could read differently ends here
-        request.scope[_VISITOR] = Visitor(caller, language)
-        return _HandedOn(await manager.ready(), raw)
+        # Whoever may not submit has nothing long to say.
+        may_submit = any(caller.may(each) for each in SUBMIT_SCOPES)
+        max_bytes = MOST_MCP_BYTES if may_submit else MOST_SMALL_BYTES
+        async with door.bodies.reading(request, types=(JSON,), max_bytes=max_bytes) as raw:
+            # The SDK's parser is lenient: what two parsers could read differently ends here.
+            await run_in_threadpool(parsed_object, raw, most_values=_MOST_VALUES)
+            request.scope[_VISITOR] = Visitor(caller, language)
+            return _HandedOn(await manager.ready(), raw)
 
     return router
 

@@ -120,7 +120,7 @@ class RestDoor:
 
     def simulate(self, caller: Caller, item: Item, language: Language) -> JSONResponse:
         """Tell what would become of a command."""
-        found = self.simulator.simulate(item, producer=caller.producer, language=language)
+        found = self.simulator.simulate(item, caller, language)
         return JSONResponse(found.model_dump(mode="json"))
 
     def submit_many(self, caller: Caller, items: Sequence[Item | Problem], language: Language) -> JSONResponse:

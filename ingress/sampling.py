@@ -1,5 +1,6 @@
 """Keeps what outsiders do from filling the logs: each reason is written a few times a minute, and then counted."""
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -35,3 +36,15 @@ class Sampler:
             self._seen[reason] += 1
             n = self._seen[reason]
         return n if n <= _MOST_LINES or str(n).strip("0") == "1" else None
+
+
+class SampledWarnings(logging.Filter):
+    """Lets through few of a library's warnings of one kind; anything worse is news each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sampler = Sampler()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to write the record."""
+        return record.levelno > logging.WARNING or self._sampler.count(str(record.msg)) is not None

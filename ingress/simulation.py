@@ -19,6 +19,7 @@ from delivery.producers import HELD_BECAUSE
 from delivery.redaction import mask_value
 from delivery.rollout import view
 from delivery.wording import issue_text
+from ingress.access import Caller
 from ingress.problems import Language
 from ledger.contacts import Contacts
 from ledger.operating import pause_of_all
@@ -70,7 +71,7 @@ class RolloutRoom(BaseModel):
 
 
 class PersonRoom(BaseModel):
-    """What is known of the person from messages that came in."""
+    """What is known of the person from messages that came in; of somebody this producer never reached, nothing."""
 
     opted_out: bool = Field(description="The person wants no marketing; anything else is sent.")
     window_needed: bool = Field(description="The provider takes this only for some time after the person's message.")
@@ -123,7 +124,7 @@ class Simulator:
 
     app: "Entrega"
 
-    def simulate(self, item: Item, *, producer: str, language: Language) -> Simulation:
+    def simulate(self, item: Item, caller: Caller, language: Language) -> Simulation:
         """Return what would become of a command.
 
         Raises:
@@ -132,26 +133,32 @@ class Simulator:
             LedgerUnavailable: Postgres is away.
         """
         ledger = self.app.ledger
-        new = self.app.intake.admit(self.app.intake.prepare(item.kind, item.body, producer=producer, language=language))
+        new = self.app.intake.admit(
+            self.app.intake.prepare(item.kind, item.body, producer=caller.producer, language=language)
+        )
         opened = Rehearsal(ledger.engine, ledger.vault, environment=ledger.environment).open([new])[0]
         if opened.refusal is not None:
             raise opened.refusal
         held = self._held(new)
         breaker, limits, rollout = self._breaker(new), self._limits(new.account), self._rollout(new)
         wire, fault = self._wire(new)
-        person = self._person(new)
+        person = self._person(new, caller)
         would, why = _verdict(opened, held, fault, person, new.command, language)
         go_at = _first_attempt(opened, breaker, limits, rollout) if would == "send" else None
         late = would == "send" and (go_at is None or go_at > datetime.now(UTC) + _AT_ONCE)
         return Simulation(
             would="wait" if late else would, why=why, kind=item.kind, account=new.account, recipient=new.recipient,
             duplicate_of=None if opened.fresh else opened.id, go_at=go_at, expires_at=_expiry(new, opened.next_at),
-            rollout=rollout, breaker=breaker, limits=limits, person=person, quota=self._quota(producer), wire=wire,
+            rollout=rollout, breaker=breaker, limits=limits, person=person, quota=self._quota(caller.producer),
+            wire=wire,
         )  # fmt: skip
 
-    def _person(self, new: NewDelivery) -> PersonRoom:
+    def _person(self, new: NewDelivery, caller: Caller) -> PersonRoom:
         contacts = Contacts(self.app.database, self.app.ledger.vault)
         person, needed = new.command.recipient, new.command.needs_window
+        if not (caller.sees_all or contacts.is_known_to(caller.producer, person)):
+            # Anybody's number could be tried out: a stranger to the producer looks like one who never wrote to us.
+            return PersonRoom(opted_out=False, window_needed=needed, window_until=None)
         return PersonRoom(
             opted_out=contacts.has_opted_out(person), window_needed=needed,
             window_until=contacts.window_until(new.account, person) if needed else None,

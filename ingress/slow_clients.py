@@ -117,6 +117,11 @@ class PatientProtocol(H11Protocol):
         """True while nothing is asked: before the first request is whole, and after an answer."""
         return self.cycle is None or self.cycle.response_complete
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, and count it as a refusal of its address."""
+        self._guard.strangers.refused["other"].count(self._host)
+        super().send_400_response(msg)
+
     def _refuse_late(self) -> None:
         if self._early and not self.transport.is_closing():
             self.transport.write(late_refusal())

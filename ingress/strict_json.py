@@ -1,19 +1,25 @@
 """JSON as RFC 8259 and 7493 mean it: what two parsers could read differently is refused instead of guessed.
 
 Refused are: other encodings than UTF-8, a byte order mark, duplicate names, NaN and infinities, numbers that do not
-fit, lone surrogates, deep nesting and anything after the value. Messages never quote the text.
+fit, lone surrogates, deep nesting, more values than asked for and anything after the value. Messages never quote the
+text. Values are counted before anything is parsed, because parsing a million of them stops a whole process.
 """
 
 import json
 import math
 import re
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
+
+MOST_VALUES = 50_000
 
 _DEEPEST = 32
 _LONGEST_NUMBER = 64
 _NOTHING = (None,)  # an empty list is a level of its own
+# A text to its end, which may be missing; or what a value stands behind. Possessive: no text makes it go back.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{,]', re.DOTALL)
+_QUOTE = ord('"')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -29,10 +35,11 @@ class UnacceptableJson(ValueError):
         self.why = (portuguese, english)
 
 
-def parse_json(raw: bytes, *, whole_texts: bool = True) -> Any:
+def parse_json(raw: bytes, *, whole_texts: bool = True, most_values: int = MOST_VALUES) -> Any:
     """Return the value that a UTF-8 text stands for.
 
     Args:
+        most_values: Values in all, those in lists and objects included.
         whole_texts: False lets half surrogate pairs pass, for texts that others wrote and that are cleaned afterwards.
 
     Raises:
@@ -40,6 +47,7 @@ def parse_json(raw: bytes, *, whole_texts: bool = True) -> Any:
     """
     if raw.startswith(b"\xef\xbb\xbf"):
         raise UnacceptableJson("marca de ordem de bytes (BOM)", "byte order mark")
+    check_count(raw, most_values)
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as err:
@@ -51,6 +59,32 @@ def parse_json(raw: bytes, *, whole_texts: bool = True) -> Any:
         raise _too_deep() from None
     _check(value, whole_texts=whole_texts)
     return value
+
+
+def check_count(raw: bytes, most: int) -> None:
+    """Refuse a text with more values, without parsing it.
+
+    Each value but the first stands behind a comma or an opening bracket. Those inside of texts are left out only where
+    there are enough of them to matter. No valid text has more than four tokens for each value; the parser stops at the
+    first error of any other.
+
+    Raises:
+        UnacceptableJson: There are more.
+    """
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") < most:
+        return
+    tokens = islice(_TOKEN.finditer(raw), 4 * most)
+    if sum(raw[each.start()] != _QUOTE for each in tokens) >= most:
+        raise UnacceptableJson(f"mais de {most} valores", f"more than {most} values")
+
+
+def check_value(value: object) -> None:
+    """Refuse what no JSON text stands for, in a value that something else has parsed.
+
+    Raises:
+        UnacceptableJson: It holds half a surrogate pair, NaN or an infinity, or is nested too deep.
+    """
+    _check(value, whole_texts=True)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,6 +134,8 @@ def _below(value: object, *, whole_texts: bool) -> Iterable[object]:
         return chain(value.keys(), value.values()) if value else _NOTHING
     if isinstance(value, list):
         return value or _NOTHING
+    if isinstance(value, float) and not math.isfinite(value):
+        _constant("")
     return ()
 
 

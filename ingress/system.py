@@ -30,6 +30,7 @@ from config.settings import STANDINS, Settings
 from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError, free_port, log_tail, make_folder, make_private_folder
 from sandbox.graph_webhooks import Telling
+from sandbox.logs import rotate_logs
 from sandbox.postgres import PostgresServer
 from sandbox.standins import Addresses, await_addresses, sandbox_environment, spawn
 from sandbox.valkey import ValkeyServer
@@ -144,7 +145,8 @@ class System:
             self._part("commands", "commands")
 
     def watch(self) -> None:
-        """Start again what has died. Call this every second or so."""
+        """Start again what has died, and keep the logs short. Call this every second or so."""
+        rotate_logs(self.data)
         for name, part in self.parts.items():
             if part.running:
                 self._down_since.pop(name, None)

@@ -4,6 +4,7 @@ Each door is a module of its own with a function that returns a router; here the
 Why FastAPI, and how keys are kept: docs/adr/0016.
 """
 
+import logging
 import resource
 import sys
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from ingress.problems import install
 from ingress.rest import rest_door, rest_router
 from ingress.rest_approvals import approvals_router
 from ingress.rest_letters import Edit, ReplayMany, letters_router
+from ingress.sampling import SampledWarnings
 from ingress.shapes import WithReason
 from ingress.slow_clients import PatientProtocol
 from ingress.strangers import Strangers
@@ -41,6 +43,7 @@ _THREADS = 28
 # A connection that waits costs 20 kB. Fewer would let a stranger force old ones out faster than it is worth.
 _MOST_CONNECTIONS = 4000
 _OTHER_FILES = 224
+_SAMPLED = SampledWarnings()
 # Requests under way, long polls and slow bodies included; one more is answered 503 at once.
 _MOST_AT_ONCE = 400
 
@@ -104,6 +107,7 @@ def web_server() -> uvicorn.Server:
 
 def serving(web: FastAPI, settings: Settings) -> uvicorn.Config:
     """Return how the application is served."""
+    logging.getLogger("uvicorn.error").addFilter(_SAMPLED)  # it warns of each request that is no HTTP
     proxies = [str(each) for each in settings.entrega_trusted_proxies]
     return uvicorn.Config(
         web, host=settings.entrega_host, port=settings.entrega_port, log_config=None, access_log=False,

@@ -44,6 +44,8 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 # Events of many webhooks are worked on together: none waits longer than this for its hint.
 _HINT_AFTER_S = 0.1
 _RETRY_S = 5
+# A thousand updates in one body, each with all that a provider may say of it.
+_MOST_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _keep(app: "Entrega", door: _Door, body: bytes) -> int:
 
 def _told(door: _Door, body: bytes) -> Told:
     try:
-        parsed = parse_json(body, whole_texts=False)
+        parsed = parse_json(body, whole_texts=False, most_values=_MOST_VALUES)
     except UnacceptableJson as err:
         raise _refused(door, Problem("invalid_json", why=err.why), f"no acceptable JSON: {err}") from None
     if door.form.shape is not None:

@@ -31,6 +31,13 @@ _WINDOW = text(f"SELECT max(until) FROM windows WHERE account = :account AND per
 _STOPPED = text(f"SELECT stopped FROM opt_outs WHERE person IN {_NAMES} ORDER BY at DESC LIMIT 1")  # noqa: S608 - as above
 
 
+_DELIVERED = text(f"""
+    SELECT EXISTS (
+      SELECT FROM deliveries WHERE person IN {_NAMES} AND producer = :producer AND state = 'succeeded'
+    )
+""")  # noqa: S608 - as above
+
+
 @dataclass(frozen=True)
 class Contacts:
     """Reads what people's messages left behind. A recipient is written as in a command, e.g. "+5511999990001"."""
@@ -43,6 +50,11 @@ class Contacts:
         values = {"account": account, "person": self.vault.hash(recipient)}
         with statement(self.engine) as connection:
             return cast("datetime | None", connection.scalar(_WINDOW, values))
+
+    def is_known_to(self, producer: str, recipient: str) -> bool:
+        """Tell whether a delivery of this producer to the person succeeded."""
+        with statement(self.engine) as connection:
+            return bool(connection.scalar(_DELIVERED, {"person": self.vault.hash(recipient), "producer": producer}))
 
     def has_opted_out(self, recipient: str) -> bool:
         """Tell whether the person wants no marketing."""

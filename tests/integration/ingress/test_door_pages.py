@@ -110,7 +110,7 @@ def test_beyond_the_sandbox_figures_need_a_key_with_their_scope(doors, scope, st
     assert door.with_key("prometheus", scope).get("/metrics").status_code == status
 
 
-def test_one_key_has_a_limited_number_of_requests_under_way(doors):
+def test_statement_37_one_key_has_a_limited_number_of_requests_under_way(doors):
     def narrow(app):
         app.settings = app.settings.model_copy(update={"entrega_requests_per_key": 2})
 

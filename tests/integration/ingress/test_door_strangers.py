@@ -127,3 +127,16 @@ def test_a_revoked_key_is_refused_and_asks_the_ledger_once(door, sql):
     sql("UPDATE api_keys SET revoked_at = now()")
 
     assert {shop.get("/v1/deliveries").status_code for _ in range(3)} == {401}
+
+
+def test_what_is_no_http_slows_its_sender_down_as_well(door):
+    def send(_):
+        with connected(door) as sock, suppress(OSError):
+            sock.sendall(b"\x16\x03\x01\x02\x00\r\n\r\n")
+            return answer_of(sock)
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(send, range(150)))
+
+    assert any(each.startswith(b"HTTP/1.1 429") for each in answers)
+    assert submits(door) == {202}

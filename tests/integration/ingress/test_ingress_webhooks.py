@@ -4,11 +4,13 @@ import http.client
 import json
 import threading
 import time
+from contextlib import suppress
 from ipaddress import ip_network
 
 import pytest
 import uvicorn
 import yaml
+from pydantic import SecretStr
 
 from config.policy import Signature, load_specs, read_spec
 from config.settings import load_settings
@@ -16,7 +18,7 @@ from delivery.commands import SendWhatsApp
 from delivery.outcomes import Receipt, Succeeded
 from delivery.ports import Settlement
 from ingress.web import create_web, serving
-from ingress.webhooks import signature
+from ingress.webhooks import is_signed, signature
 from ledger.database import connect
 from ledger.inbound import Inbound
 from ledger.store import PostgresLedger
@@ -127,6 +129,14 @@ def test_what_is_signed_with_either_secret_is_stored_and_a_worker_woken(web, app
     assert app.hints.rung.acquire(timeout=60)
 
 
+def test_statement_06_an_old_secret_is_accepted_while_it_is_changed_and_refused_after(web, app):
+    during = [post(web, GOOD, secret) for secret in ("new-secret", "old-secret")]
+    app.settings = app.settings.model_copy(update={"whatsapp_app_secret": SecretStr("new-secret")})
+    del app.accounts  # made from the settings of before; a restart in life
+
+    assert (during, [post(web, GOOD, secret) for secret in ("new-secret", "old-secret")]) == ([200, 200], [200, 401])
+
+
 def test_a_further_account_has_a_door_with_a_secret_and_a_number_of_its_own(web, app, sql):
     values = {
         "WHATSAPP_ACCESS_TOKEN": "invented", "WHATSAPP_PHONE_NUMBER_ID": "98765",
@@ -177,9 +187,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("headers", WRONG.values(), ids=WRONG)
-def test_a_wrong_signature_changes_nothing(web, sql, headers):
+def test_statement_01_a_wrong_signature_changes_nothing(web, app, sql, headers):
     assert call(web, "POST", PATH, GOOD, headers)[0] == 401
     assert stored(sql) == 0
+    assert not app.hints.rung.acquire(blocking=False)
 
 
 @pytest.mark.parametrize("place", [0, len(GOOD) // 2, len(GOOD) - 1])
@@ -193,6 +204,21 @@ def test_one_changed_byte_is_enough(web, sql, place):
 @pytest.mark.parametrize("rewritten", [GOOD.replace(b"\\/", b"/") + b" ", b"\xef\xbb\xbf" + GOOD])
 def test_json_that_means_the_same_is_not_the_same(web, rewritten):
     assert call(web, "POST", PATH, rewritten, [(PROOF, f"sha256={HEX}")])[0] == 401
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ['{"text":"Olá 😀"}'.encode(), b'{"text":"Ol\\u00e1 \\ud83d\\ude00"}', b'{"url":"https:\\/\\/exemplo.com.br"}',
+     b'\xef\xbb\xbf{"a": 1}', b'{ "b":1,\r\n"a" :1.0 }', b'{"a":"\xff"}', b""],
+)  # fmt: skip
+def test_statement_02_the_signature_is_over_the_raw_bytes(raw):
+    form = load_specs()["whatsapp"].webhook.signature
+    proof = signature(raw, form, NEW)
+    with suppress(ValueError):
+        rewritten = json.dumps(json.loads(raw)).encode()
+        assert rewritten == raw or not is_signed(rewritten, proof, form, [NEW])
+
+    assert is_signed(raw, proof, form, [NEW])
 
 
 def test_the_documented_test_vector_holds():
@@ -298,7 +324,7 @@ def ask(port, **changes):
     return call(port, "GET", f"{PATH}?" + "&".join(f"{name}={value}" for name, value in query.items()))
 
 
-def test_the_challenge_is_echoed_as_plain_text(web):
+def test_statement_05_the_challenge_is_echoed_as_plain_text(web):
     status, body, headers = ask(web)
 
     assert (status, body) == (200, b"1158201444")
@@ -320,7 +346,7 @@ def test_the_challenge_is_echoed_as_plain_text(web):
         ({"hub_challenge": "1%0d%0aX-A:1"}, 400),
     ],
 )
-def test_a_wrong_challenge_gets_no_echo(web, changes, status):
+def test_statement_05_a_wrong_challenge_gets_no_echo(web, changes, status):
     found, body, _ = ask(web, **changes)
 
     assert found == status

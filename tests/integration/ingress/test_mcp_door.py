@@ -308,6 +308,26 @@ def test_bad_json_is_refused_and_nothing_is_written(door, archive, body, status,
     assert archive.search() == []
 
 
+MANY = b'{"a":[' + b"[]," * 1_300_000 + b"[]]}"
+
+
+@pytest.mark.parametrize(("scope", "status"), [("read", 413), ("operate", 413), ("submit", 400)])
+def test_a_flood_of_values_is_refused_before_it_is_parsed(door, scope, status):
+    answer = door.with_key("loja", scope).ask("POST", "/mcp", data=MANY, headers=ACCEPT)
+
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("path", ["/v1/leads", "/v1/bulk", "/v1/simulate"])
+def test_a_flood_of_values_is_refused_over_rest_as_well(door, path):
+    many = MANY if path != "/v1/leads" else MANY[:900_000] + b"[]]}"
+
+    answers = [door.ask("POST", path, data=many, headers={"Content-Type": each}) for each in
+               ("application/json", *(["application/x-ndjson"] if path == "/v1/bulk" else []))]  # fmt: skip
+
+    assert {each.status_code for each in answers} <= {400, 413}
+
+
 def test_an_agent_on_this_machine_works_over_pipes_with_its_producers_key(program, database, archive):
     _, key = ApiKeys(database).create("loja", ["submit", "read"], actor="ana")
 

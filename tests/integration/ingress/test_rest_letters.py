@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from delivery.inbound import Event
-from delivery.outcomes import Rejected
+from delivery.outcomes import Receipt, Rejected, Succeeded
 from delivery.ports import Settlement
 from delivery.producers import ProducerPolicy
 from ledger.operating import Desk
@@ -208,6 +208,35 @@ def test_a_simulation_knows_wishes_windows_and_what_is_left_of_the_caps(door, da
     assert answered["quota"] == [{"cap": "per_day", "used": 1, "allowed": 3}]
     assert (refused["would"], refused["person"]["window_needed"]) == ("fail", False)
     assert "marketing" in refused["why"]
+
+
+def test_a_producer_learns_nothing_of_people_whom_it_never_reached(door, ledger, inbound):
+    template = {"kind": "send_whatsapp", "to": WHATSAPP["to"], "template": {"name": "oferta", "language": "pt_BR"}}
+    shop, other = door.with_key("loja", "submit"), door.with_key("outra", "submit")
+    person = {"at": NOW, "person": WHATSAPP["to"]}
+    inbound.keep("whatsapp:default", [Event("m1", "message", window_until=NOW + timedelta(hours=24), **person)])
+    inbound.keep("whatsapp:default", [Event("w1", "consent", consent="stop", **person)])
+    inbound.absorb(most=10)
+
+    def told(key):
+        text = key.post("/v1/simulate", {"kind": "send_whatsapp", **WHATSAPP}).json()
+        marketing = key.post("/v1/simulate", template).json()
+        return text["person"]["opted_out"], text["person"]["window_until"] is not None, marketing["would"]
+
+    before = told(shop)
+    (claimed,) = claim(ledger, UUID(shop.post("/v1/whatsapp", WHATSAPP | {"text": "Oi!"}).json()["id"]))
+    under_way = told(shop)
+    ledger.settle([Settlement(claimed, Succeeded(Receipt("wamid.1")))])
+
+    assert (before, under_way, told(shop)) == ((False, False, "send"), (False, False, "send"), (True, True, "fail"))
+    assert (told(other), told(door)) == ((False, False, "send"), (True, True, "fail"))
+
+
+def test_a_wrong_account_does_not_tell_which_there_are(door):
+    answer = door.post("/v1/simulate", {"kind": "create_lead", **LEAD, "options": {"account": "norte"}})
+
+    assert answer.status_code == 422
+    assert "default" not in answer.text
 
 
 def test_a_simulation_of_what_is_no_command_is_refused(door):

@@ -15,6 +15,7 @@ import pytest
 
 from sandbox.children import Child, Command, end_leftovers
 from sandbox.doors import SandboxError
+from sandbox.logs import rotate_logs
 from sandbox.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[3]
@@ -201,3 +202,35 @@ def test_postgres_starts_again_at_once_after_kill_nine_of_its_parent(start_paren
         assert connection.execute("select n from kept").fetchone() == (7,)
     assert again == url
     server.remove()
+
+
+def test_a_log_that_has_grown_is_kept_aside_once_and_its_writer_goes_on(tmp_path: Path) -> None:
+    """What a flood of refused requests writes must not fill the disk."""
+    writer = "import sys; [print(line.strip() * 100, flush=True) for line in sys.stdin]"
+    log, small = tmp_path / "logs" / "web.log", tmp_path / "postgres.log"
+    log.parent.mkdir()
+    small.write_text("short")
+    with log.open("a") as out:
+        log.chmod(0o600)
+        child = subprocess.Popen((sys.executable, "-c", writer), stdin=subprocess.PIPE, stdout=out, text=True)
+
+        def write(word: str) -> None:
+            before = log.stat().st_size
+            child.stdin.write(f"{word}\n")
+            child.stdin.flush()
+            deadline = time.monotonic() + 60
+            while log.stat().st_size == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+        write("first")
+        rotate_logs(tmp_path, most_bytes=400)
+        write("second")
+        rotate_logs(tmp_path, most_bytes=10_000)
+        child.stdin.close()
+        child.wait(20)
+
+    kept = log.with_suffix(".log.1")
+    assert kept.read_text() == "first" * 100 + "\n"
+    assert log.read_text() == "second" * 100 + "\n"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in tmp_path.rglob("*.log*")) == ["postgres.log", "web.log", "web.log.1"]

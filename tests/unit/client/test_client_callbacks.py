@@ -1,6 +1,7 @@
 """The client believes a callback only when it is signed, lately, with a secret it knows."""
 
 import base64
+import hmac
 import json
 from datetime import UTC, datetime
 
@@ -67,6 +68,23 @@ def test_clocks_may_be_five_minutes_apart(off):
 def test_anything_else_is_not_believed(sent, body, now):
     with pytest.raises(BadSignature):
         verify_callback(sent, body, SECRET, now=now)
+
+
+def test_statement_03_a_callback_is_refused_when_it_is_played_again_after_five_minutes():
+    assert verify_callback(headers(), BODY, SECRET, now=NOW + 300)
+    with pytest.raises(BadSignature, match="too far from now"):
+        verify_callback(headers(), BODY, SECRET, now=NOW + 301)
+
+
+def test_statement_03_an_id_with_a_dot_is_refused_although_it_was_signed():
+    stamp, key = str(NOW), base64.b64decode(SECRET.removeprefix("whsec_"))
+    digest = hmac.digest(key, f"msg.1.{stamp}.".encode() + BODY, "sha256")
+    sent = {"webhook-timestamp": stamp, "webhook-signature": f"v1,{base64.b64encode(digest).decode()}"}
+
+    with pytest.raises(BadSignature, match="dot"):
+        verify_callback({**sent, "webhook-id": "msg.1"}, BODY, SECRET, now=NOW)
+    with pytest.raises(BadSignature):
+        verify_callback({**sent, "webhook-id": "msg", "webhook-timestamp": f"1.{stamp}"}, BODY, SECRET, now=NOW)
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_not base64!", ""])

@@ -88,6 +88,11 @@ def test_52_containers_run_without_root_read_only_without_rights_and_within_boun
     assert all(str(each).startswith("127.0.0.1:") for each in service.get("ports", []))
 
 
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_container_fills_the_disk_with_its_log(name):
+    assert SERVICES[name]["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}
+
+
 def image_user():
     """Return the user that our image runs as, as numbers."""
     text = (HOME / "Dockerfile").read_text(encoding="utf-8")

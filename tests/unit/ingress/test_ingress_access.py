@@ -1,4 +1,6 @@
+import ast
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -157,6 +159,42 @@ def test_what_a_scope_covers(has, wants, may):
     assert Caller("loja", frozenset({has})).may(wants) is may
 
 
-@pytest.mark.parametrize(("name", "good"), [("loja-sul", True), ("bootstrap", False), ("a b", False), ("", False)])
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("loja-sul", True),
+        ("celery-loja", True),
+        ("bootstrap", False),
+        ("celery", False),
+        ("Celery", False),
+        ("cli", False),
+        ("demo", False),
+        ("whatsapp", False),
+        ("crm", False),
+        ("email", False),
+        ("callback", False),
+        ("system", False),
+        ("up", False),
+        ("a b", False),
+        ("", False),
+    ],
+)
 def test_a_producer_is_a_plain_word(name, good):
     assert is_producer(name) is good
+
+
+def test_no_key_can_be_made_for_a_name_under_which_our_own_doors_submit():
+    """Each call that names a producer by a word of its own, and each constant that is one."""
+    used = set()
+    for folder in ("ingress", "tasks", "ledger", "worker", "delivery"):
+        for file in (Path(__file__).parents[3] / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                match node:
+                    case ast.keyword(arg="producer" | "actor", value=ast.Constant(value=str(name))):
+                        used.add(name)
+                    case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Constant(value=str(name))):
+                        if constant.lstrip("_").endswith("PRODUCER"):
+                            used.add(name)
+
+    assert {"cli", "celery", "bootstrap", "demo"} <= used
+    assert [name for name in used if name and is_producer(name)] == []

@@ -1,13 +1,14 @@
 """Limits of callers who proved nothing: by address, by turns, and before anything is parsed."""
 
 import asyncio
+import logging
 from ipaddress import ip_network
 
 import pytest
 
 from config.api_key_text import new_api_key
 from ingress.guard import Guard, late_refusal
-from ingress.sampling import Sampler
+from ingress.sampling import SampledWarnings, Sampler
 from ingress.strangers import Strangers, Turns, network_of
 
 
@@ -89,6 +90,17 @@ def test_the_first_lines_of_a_minute_are_written_and_then_powers_of_ten(clock):
     written = [n for n in (sampler.count("none 401") for _ in range(2500)) if n is not None]
 
     assert written == [*range(1, 11), 100, 1000]
+
+
+def test_warnings_of_a_library_are_sampled_and_errors_are_not():
+    sampled = SampledWarnings()
+    warning, error = (
+        logging.makeLogRecord({"levelno": level, "msg": "Invalid HTTP request received."})
+        for level in (logging.WARNING, logging.ERROR)
+    )
+
+    assert sum(sampled.filter(warning) for _ in range(150)) == 11
+    assert sum(sampled.filter(error) for _ in range(150)) == 150
 
 
 def test_each_reason_and_each_minute_begins_anew(clock):
