@@ -15,6 +15,7 @@ from ledger.database import statement, transaction
 from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, purged, ticks
 
 # What the purge removed counts as it ended, and as accepted.
+# A second send is right where the provider told afterwards that the first did not arrive.
 _ORPHANS = text("""
     SELECT
       (SELECT count(*) FROM audit WHERE action = 'accepted')
@@ -29,8 +30,10 @@ _ORPHANS = text("""
       (SELECT count(*) FROM deliveries WHERE state = 'succeeded' AND receipt IS NULL) AS without_receipt,
       (SELECT count(*) FROM attempts a JOIN deliveries d ON d.id = a.delivery_id
          WHERE a.ended_at IS NULL AND d.state <> 'attempting') AS unended,
-      (SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE outcome = 'succeeded'
-         GROUP BY delivery_id HAVING count(*) > 1) twice) AS succeeded_twice
+      (SELECT count(*) FROM (SELECT a.delivery_id FROM attempts a WHERE a.outcome = 'succeeded'
+         GROUP BY a.delivery_id HAVING count(*) > 1 + (SELECT count(*) FROM audit u
+           WHERE u.delivery_id = a.delivery_id AND u.action = 'failed' AND u.at >= min(a.started_at))) twice)
+         AS succeeded_twice
 """)
 # Bounded: with a million due rows the exact number is of no interest.
 _DUE = text("""

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from config.policy import load_specs
+from delivery.commands import SendWhatsApp
 from delivery.errors import InvalidCommand
+from delivery.inbound import Event
 from delivery.intake import Intake
 from delivery.outcomes import Deferred, Receipt, Rejected, Succeeded, Uncertain
 from delivery.ports import Settlement
@@ -416,3 +418,34 @@ def test_only_letters_are_discarded(ledger, letters, archive):
 
     assert letters.discard([opened.id], reason="no") == set()
     assert archive.find(opened.id).state == "waiting"
+
+
+def told_of_failure(inbound, id_, receipt):
+    failed = Event(f"{receipt}:failed", "status", delivery_id=id_, status="failed", receipt=receipt)
+    inbound.keep("whatsapp:default", [failed])
+    inbound.absorb(most=10)
+
+
+def test_a_second_send_after_a_failure_that_was_reported_later_is_no_fault_of_the_books(
+    ledger, letters, inbound, archive
+):
+    (opened,) = ledger.open([new(SendWhatsApp(to="+5511999990001", text="Olá"))])
+    for receipt in ("wamid.1", "wamid.2"):
+        ledger.settle([Settlement(each, Succeeded(Receipt(receipt))) for each in claim(ledger, opened.id)])
+        told_of_failure(inbound, opened.id, receipt)
+        letters.replay([opened.id], reason="the number was wrong in the CRM")
+    ledger.settle([Settlement(each, Succeeded(Receipt("wamid.3"))) for each in claim(ledger, opened.id)])
+
+    assert [each.outcome for each in archive.find(opened.id).timeline] == ["succeeded"] * 3
+    assert archive.verify().faults == {}
+
+
+def test_a_second_send_without_such_a_report_is_a_fault(ledger, archive, sql):
+    (opened,) = ledger.open([new(SendWhatsApp(to="+5511999990001", text="Olá"))])
+    ledger.settle([Settlement(each, Succeeded(Receipt("wamid.1"))) for each in claim(ledger, opened.id)])
+    sql(
+        "INSERT INTO attempts (delivery_id, n, fence, worker, started_at, ended_at, outcome)"
+        " SELECT delivery_id, 2, 2, worker, now(), now(), outcome FROM attempts"
+    )
+
+    assert archive.verify().faults == {"succeeded_twice": 1}
