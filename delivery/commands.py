@@ -8,16 +8,10 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from email_validator import EmailNotValidError, validate_email
-from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 from pydantic import (
-    AfterValidator,
-    Base64Bytes,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -33,62 +27,22 @@ from pydantic import (
 )
 
 from delivery.errors import FieldIssue, InvalidCommand
+from delivery.fields import (
+    STORED,
+    EmailAddress,
+    FileBytes,
+    HeaderUrl,
+    Line,
+    PhoneNumber,
+    Recipients,
+    TemplateText,
+    WhatsAppRecipient,
+    Word,
+)
 from delivery.instants import Instant
 from delivery.issues import field_issues
-from delivery.phones import e164
-from delivery.plain_text import as_line, is_line
+from delivery.texts import PlainJson, Text
 from delivery.wording import issue_text
-
-# Business-scoped user id. Source: WhatsApp Business-scoped user IDs, edition of 2026-06-29, read 2026-11-22.
-_BSUID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}")
-# Nearly every address: its domain is asked of the library once, which takes most of the time that a command takes.
-# Source: RFC 5322, section 3.2.3, dot-atom; RFC 5321, section 4.5.3.1.1, 64 octets; read 2026-11-22.
-_PLAIN_LOCAL = re.compile(r"(?=.{1,64}$)[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
-# Validation context of a command that was accepted before: what was allowed then is made to fit.
-STORED = {"stored": True}
-
-
-def _email_address(value: str) -> str:
-    local, _, domain = value.strip().rpartition("@")
-    try:
-        if _PLAIN_LOCAL.fullmatch(local) and domain.isascii() and local.lower() not in CASE_INSENSITIVE_MAILBOX_NAMES:
-            return f"{local}@{_email_domain(domain)}"
-        return _validated(value.strip())
-    except EmailNotValidError as err:
-        raise ValueError("email") from err
-
-
-def _validated(address: str) -> str:
-    return validate_email(address, check_deliverability=False, allow_smtputf8=False, strict=True).normalized
-
-
-@lru_cache(maxsize=4096)
-def _email_domain(domain: str) -> str:
-    return _validated(f"x@{domain}").rpartition("@")[2]
-
-
-def _whatsapp_recipient(value: str) -> str:
-    return value if _BSUID.fullmatch(value) else e164(value)
-
-
-def _one_line(value: str, info: ValidationInfo) -> str:
-    if is_line(value):
-        return value
-    if info.context == STORED:
-        return as_line(value) or "?"
-    raise ValueError("one_line")
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-EmailAddress = Annotated[str, Field(max_length=254), AfterValidator(_email_address)]
-PhoneNumber = Annotated[str, Field(max_length=32), AfterValidator(e164)]
-WhatsAppRecipient = Annotated[str, Field(max_length=140), AfterValidator(_whatsapp_recipient)]
-Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
-Recipients = Annotated[list[EmailAddress], BeforeValidator(_as_list)]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}$")]
 
 
 class _Body(BaseModel):
@@ -116,7 +70,7 @@ class Options(_Body):
     callback_url: str | None = None
     fallback: dict[str, JsonValue] | None = None
     cancel_on_reply: bool = False
-    metadata: dict[Word, JsonValue] = Field(default_factory=dict, max_length=20)
+    metadata: dict[Word, PlainJson] = Field(default_factory=dict, max_length=20)
     dry_run: Annotated[StrictBool, Field(exclude=True)] = False
 
     @model_validator(mode="after")
@@ -173,7 +127,7 @@ class CreateLead(Command):
     cargo: Annotated[Line, Field(max_length=200)] | None = None
     interesse: Annotated[Line, Field(max_length=100)]
     origem: Annotated[Line, Field(max_length=100)] = "agente_ia"
-    observacoes: Annotated[str, Field(max_length=1000)] | None = None
+    observacoes: Annotated[Text, Field(max_length=1000)] | None = None
     tags: Annotated[list[Annotated[Line, Field(max_length=100)]], Field(max_length=10)] = []
 
     @field_validator("interesse")
@@ -194,10 +148,10 @@ def _shape(value: object) -> str:
     return "[object]" if isinstance(value, Mapping) else "[list]"
 
 
-_Filling = Annotated[Line, Field(max_length=1024)]
 # The body's own shape decides which is meant, so that an error is about that one; the labels stand in no field's name.
 Variables = Annotated[
-    Annotated[list[_Filling], Tag("[list]")] | Annotated[dict[Word, _Filling], Tag("[object]")], Discriminator(_shape)
+    Annotated[list[TemplateText], Tag("[list]")] | Annotated[dict[Word, TemplateText], Tag("[object]")],
+    Discriminator(_shape),
 ]
 
 
@@ -220,8 +174,15 @@ class Media(_Body):
     type: Literal["image", "video", "audio", "document", "sticker"]
     url: HttpUrl | None = None
     id: Word | None = None
-    caption: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    caption: Annotated[Text, Field(min_length=1, max_length=1024)] | None = None
     filename: Annotated[Line, Field(max_length=240)] | None = None
+
+    @field_validator("caption")
+    @classmethod
+    def _a_caption_is_shown(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("type") in {"audio", "sticker"} and info.context != STORED:
+            raise ValueError("no_caption")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -238,11 +199,20 @@ class SendWhatsApp(Command):
 
     to: WhatsAppRecipient
     # Source: WhatsApp Cloud API, send messages, Sep-2026, read 2026-11-22: a text body holds 4096 characters.
-    text: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    text: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
     template: Template | None = None
     media: Media | None = None
-    message: dict[str, JsonValue] | None = None
+    message: dict[Text, PlainJson] | None = None
     reply_to: Annotated[str, StringConstraints(pattern=r"^wamid\.[A-Za-z0-9+/=_-]{1,200}$")] | None = None
+
+    @field_validator("message")
+    @classmethod
+    def _message_sends_something(
+        cls, value: dict[str, JsonValue] | None, info: ValidationInfo
+    ) -> dict[str, JsonValue] | None:
+        if value is not None and "status" in value and info.context != STORED:
+            raise ValueError("sends_nothing")
+        return value
 
     @model_validator(mode="after")
     def _one_content(self) -> Self:
@@ -274,10 +244,11 @@ class Attachment(_Body):
     """One file of an e-mail; `content` is base64, at most 10 MB in all for one message."""
 
     filename: Annotated[Line, Field(max_length=240)]
-    content_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.+-]+/[A-Za-z0-9.+-]+$")] = (
-        "application/octet-stream"
-    )
-    content: Annotated[Base64Bytes, Field(max_length=10_000_000)]
+    # Source: RFC 6838, section 4.2, restricted names of at most 127 characters, read 2026-11-30.
+    content_type: Annotated[
+        str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9.+-]{0,126}$")
+    ] = "application/octet-stream"
+    content: FileBytes
     cid: Word | None = None
 
 
@@ -294,12 +265,12 @@ class SendEmail(Command):
     reply_to: EmailAddress | None = None
     from_: Annotated[EmailAddress | None, Field(alias="from")] = None
     subject: Annotated[Line, Field(max_length=500)]
-    text: Annotated[str, Field(min_length=1, max_length=500_000)] | None = None
-    html: Annotated[str, Field(min_length=1, max_length=500_000)] | None = None
+    text: Annotated[Text, Field(min_length=1, max_length=500_000)] | None = None
+    html: Annotated[Text, Field(min_length=1, max_length=500_000)] | None = None
     attachments: Annotated[list[Attachment], Field(max_length=20)] = []
     inline: Annotated[list[Attachment], Field(max_length=20)] = []
     headers: Annotated[dict[str, Annotated[Line, Field(max_length=500)]], Field(max_length=20)] = {}
-    unsubscribe_url: HttpUrl | None = None
+    unsubscribe_url: HeaderUrl | None = None
 
     @field_validator("headers")
     @classmethod
@@ -338,16 +309,6 @@ class SendEmail(Command):
 
 
 KINDS: Mapping[str, type[Command]] = {each.kind: each for each in (CreateLead, SendWhatsApp, SendEmail)}
-
-
-def recipient_of(text: str) -> str:
-    """Return what a typed address stands for in the ledger: an e-mail address, a phone number or a WhatsApp id.
-
-    Raises:
-        ValueError: It is none of them.
-    """
-    typed = text.strip()
-    return _email_address(typed).lower() if "@" in typed else _whatsapp_recipient(typed)
 
 
 def parse_command(

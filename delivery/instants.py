@@ -7,7 +7,7 @@ out of range"); measured 2026-11-30.
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, ValidationInfo
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
@@ -28,4 +28,13 @@ def in_utc(value: datetime) -> datetime:
     return found
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(in_utc)]
+def _instant(value: datetime, info: ValidationInfo) -> datetime:
+    try:
+        return in_utc(value)
+    except ValueError:
+        if (info.context or {}).get("stored"):  # accepted before this rule
+            return LATEST
+        raise
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_instant)]

@@ -12,9 +12,9 @@ from typing import Any
 from config.policy import Spec
 from delivery.commands import KINDS, Command, parse_command
 from delivery.destinations import url_issue
-from delivery.errors import FieldIssue, InvalidCommand, KeyReused, ProducerRefused
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused, Permanent, ProducerRefused
 from delivery.ids import new_id
-from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened
+from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened, Order
 from delivery.producers import LOOPING, NEEDS_APPROVAL, UNBOUND, Policies, Unbound, refusal
 from delivery.reach import fallback_of
 from delivery.redaction import mask_recipient
@@ -91,6 +91,7 @@ class Intake:
         same_within: A repeat without a key counts as the same command within this time.
         key_kept: How long a producer's key is remembered; longer than any retry horizon.
         max_bytes: Largest body, as JSON.
+        writable: Raises Permanent for a command that its provider's adapter can never write.
         sandbox: True lets callbacks go to this machine, over plain http.
     """
 
@@ -104,6 +105,7 @@ class Intake:
     sandbox: bool = False
     policies: Policies = field(default_factory=Unbound)
     frozen: Callable[[str], object] = lambda _: None
+    writable: Callable[[Order], object] = lambda _: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def submit(
@@ -245,7 +247,15 @@ class Intake:
         choices = self.specs[model.service].operations[kind].choices() if model else {}
         command = parse_command(kind, body, choices=choices, now=self.now(), language=language)
         self._check_callback(command, language)
+        self._check_writable(command, language)
         return command
+
+    def _check_writable(self, command: Command, language: str) -> None:
+        try:
+            self.writable(Order(new_id(), command.service, command, attempt=1, accepted_at=self.now()))
+        except Permanent:  # its words are for operators; a field that is known to be wrong was named before
+            issue = FieldIssue("body", issue_text("unwritable", language))
+            raise InvalidCommand(command.kind, (issue,)) from None
 
     def _check_callback(self, command: Command, language: str) -> None:
         url = command.options.callback_url

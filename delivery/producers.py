@@ -11,8 +11,9 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from delivery.commands import Command, EmailAddress, SendEmail, WhatsAppRecipient
+from delivery.commands import Command, SendEmail
 from delivery.errors import ProducerRefused
+from delivery.fields import EmailAddress, WhatsAppRecipient
 from delivery.reach import messages_of, reached
 
 _MINUTE = timedelta(minutes=1)

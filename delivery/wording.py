@@ -62,6 +62,7 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "url_parsing": _URL,
     "url_syntax_violation": _URL,
     "url_scheme": ("comece com http:// ou https://", "begin with http:// or https://"),
+    "url_long": ("no máximo {rest} caracteres", "at most {rest} characters"),
     "url_too_long": ("no máximo {max_length} caracteres", "at most {max_length} characters"),
     "invalid-json-value": ("só valores de JSON", "JSON values only"),
     "recursion_loop": ("não pode conter a si mesmo", "cannot contain itself"),
@@ -101,6 +102,25 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "bool_parsing": ("deve ser true ou false", "must be true or false"),
     "bool_type": ("deve ser true ou false", "must be true or false"),
     "dry_run": ("aqui não se simula; use POST /v1/simulate", "nothing is simulated here; use POST /v1/simulate"),
+    "control": (
+        "caracteres de controle não são aceitos, exceto quebra de linha e tabulação",
+        "control characters are not allowed, except line breaks and tabs",
+    ),
+    "base64": (
+        'envie o conteúdo em base64 comum (RFC 4648), sem "data:" e sem o alfabeto de URL',
+        'send plain base64 (RFC 4648), without "data:" and not in the URL alphabet',
+    ),
+    "file_size": ("no máximo {rest} bytes", "at most {rest} bytes"),
+    "spaces": ("no máximo quatro espaços seguidos", "at most four spaces in a row"),
+    "no_caption": (
+        "este tipo não leva legenda; envie o texto à parte",
+        "this type has no caption; send the text on its own",
+    ),
+    "sends_nothing": (
+        "status marca outra mensagem como lida e nada envia; retire",
+        "status marks another message as read and sends nothing; leave it out",
+    ),
+    "unwritable": ("o provedor não aceita este conteúdo", "the provider does not take this content"),
     "instant": ("fora dos anos 2000 a 2099", "outside the years 2000 to 2099"),
     "in_the_past": ("já passou", "lies in the past"),
     "too_far": ("no máximo 366 dias à frente", "at most 366 days ahead"),

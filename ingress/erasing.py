@@ -38,7 +38,7 @@ def erase(
 
 
 def _typed_recipients() -> list[str]:
-    from delivery.commands import recipient_of
+    from delivery.fields import recipient_of
 
     is_typed = sys.stdin.isatty()
     question = "E-mail addresses, phone numbers (+...), WhatsApp ids, with commas between"

@@ -14,14 +14,16 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, Engine, Row, TextClause
 
 from delivery.callbacks import Callback
-from delivery.commands import KINDS, STORED, Command
+from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable, ProducerRefused
+from delivery.fields import STORED
 from delivery.instants import EARLIEST, LATEST
 from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from delivery.producers import HELD_BECAUSE, LOOPING
 from delivery.reach import reached
 from delivery.redaction import mask_text
+from delivery.texts import alike
 from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
@@ -216,8 +218,9 @@ class PostgresLedger:
     def _entry(self, new: NewDelivery) -> Entry:
         body = new.command.content()
         options = new.command.options.model_dump(mode="json")
-        content = canonical({"kind": new.command.kind, "account": new.account, "content": body})
-        content_hash = self.vault.hash(content)
+        whole = {"kind": new.command.kind, "account": new.account}
+        content, seen = canonical(whole | {"content": body}), alike(body)
+        content_hash = self.vault.hash(content if seen == body else canonical(whole | {"content": seen}))
         keys = keys_of(new, self.vault, content, content_hash, options)
         short = int.from_bytes(content_hash[:8], signed=True)
         stored = {"content": body, "options": options}

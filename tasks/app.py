@@ -20,6 +20,7 @@ from delivery.callbacks import Callback
 from delivery.destinations import url_issue
 from delivery.intake import Intake
 from delivery.lane import Lanes
+from delivery.ports import Order
 from delivery.producers import LOOPING, Policies
 from delivery.thread_shares import ThreadShares
 from delivery.wording import issue_text
@@ -151,6 +152,7 @@ class Entrega(Celery):
             sandbox=self.settings.entrega_env == "sandbox",
             policies=self.policies,
             frozen=_tell_of_frozen,
+            writable=_check_writable,
         )
 
     @cached_property
@@ -211,6 +213,12 @@ def _tell_of_frozen(producer: str) -> None:
         reason="one person was sent the same content again and again",
         next=f"entrega producers unfreeze {producer}",
     )  # fmt: skip
+
+
+def _check_writable(order: Order) -> None:
+    from providers.previews import check_writable  # a process that accepts nothing starts without it
+
+    check_writable(order)
 
 
 def _celery_settings(app: Entrega) -> Mapping[str, Any]:

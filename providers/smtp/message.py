@@ -34,11 +34,13 @@ _LINE = 76
 _NEXT_ADDRESS = ",\r\n "
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXTENSION_HEADER = re.compile(r"X-[A-Za-z0-9-]{1,60}|Feedback-ID")
-_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,189}")
+# RFC 5321 §4.5.3.1.3: a path holds 256 octets, its two angle brackets among them.
+_ADDRESS = re.compile(r"(?=.{3,254}\Z)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]+")
 _URL = re.compile(r"https?://[\x21\x23-\x3b\x3d\x3f-\x7e]{1,900}")  # no blank, quote, < or >
 # What no file system takes, path parts, and the marks that turn the reading order ("exe.pdf" for "fdp.exe").
 _NOT_IN_FILENAME = re.compile(r"[\x00-\x1f\x7f-\x9f<>:\"/\\|?*\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PART_HEADERS = {"content-type", "content-transfer-encoding", "content-disposition", "content-id", "mime-version"}
+_ANY_SENDER = "avisos@exemplo.com.br"
 _MOST_LINE = 998  # RFC 5321 §4.5.3.1.6
 
 
@@ -84,6 +86,21 @@ def _letter(order: Order, command: SendEmail, sender: str) -> Letter:
     raw = "".join(_header_line(name, value) for name, value in head).encode("ascii") + body.as_bytes()
     check(raw, head=[*(name for name, _ in head), *body.keys()], parts=sum(1 for _ in body.walk()))
     return Letter(message_id, sender, _once((*command.to, *command.cc, *command.bcc)), raw)
+
+
+def check_head(order: Order, command: SendEmail) -> None:
+    """Write the head of a mail to nobody: what a command's fields may spoil. Its body takes any text and any bytes.
+
+    Raises:
+        Permanent: The command holds what cannot be written safely ("invalid").
+    """
+    try:
+        sender = ascii_address(command.from_ or _ANY_SENDER)
+        for name, value in _head(order, command, sender, f"<{order.delivery_id}@exemplo.com.br>"):
+            _header_line(name, value)
+        _once((*command.to, *command.cc, *command.bcc))
+    except (ValueError, MessageError) as err:
+        raise Permanent("the e-mail could not be written: a header or an address is malformed") from err
 
 
 def _head(order: Order, command: SendEmail, sender: str, message_id: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from delivery.fields import STORED
 from delivery.inbound import instant_at
 from delivery.instants import EARLIEST, LATEST, Instant, in_utc
 
@@ -59,3 +60,9 @@ def test_another_year_or_no_offset_is_refused(written):
 )
 def test_a_webhook_with_a_time_of_another_age_counts_as_without_one(told):
     assert instant_at({"at": told}, "at") is None
+
+
+def test_what_was_accepted_before_this_rule_is_read_as_the_end_of_our_years():
+    late = "9999-12-31T23:59:59-14:00"
+
+    assert TypeAdapter(Instant).validate_python(late, context=STORED) == LATEST

@@ -1,9 +1,10 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from config.policy import load_specs
-from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.errors import InvalidCommand, KeyReused, LedgerUnavailable, Permanent
 from delivery.ids import new_id
 from delivery.intake import Intake
 from delivery.ports import Opened
@@ -242,3 +243,23 @@ def test_a_wrong_fallback_is_refused_at_the_door(fallback, field):
 
     assert [each.field for each in caught.value.issues] == [field]
     assert book.opened == []
+
+
+def test_what_the_writer_refuses_is_refused_at_the_door_and_so_is_such_a_fallback():
+    book = Book()
+
+    def refuse(order):
+        if order.command.kind == "send_email":
+            raise Permanent("a header is malformed")
+
+    door = replace(intake(book), writable=refuse)
+    mail = {"kind": "send_email", "to": "ana.teste@exemplo.com.br", "subject": "Oi", "text": "Olá"}
+
+    with pytest.raises(InvalidCommand) as caught:
+        door.submit("create_lead", LEAD | {"options": {"fallback": mail}}, producer="loja")
+
+    assert [(each.field, each.issue) for each in caught.value.issues] == [
+        ("options.fallback.body", "o provedor não aceita este conteúdo")
+    ]
+    assert door.submit("create_lead", LEAD, producer="loja").state == "ready"
+    assert len(book.opened) == 1

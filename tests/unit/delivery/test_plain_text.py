@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from delivery.commands import STORED, CreateLead, parse_command
+from delivery.commands import CreateLead, parse_command
 from delivery.errors import InvalidCommand
+from delivery.fields import STORED
 from delivery.plain_text import is_line, shown
 
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}

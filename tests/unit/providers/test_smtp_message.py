@@ -271,7 +271,7 @@ def test_what_cannot_be_written_safely_is_refused(changes: dict[str, Any]) -> No
     "text", ["a\r\n.\r\nMAIL FROM:<x@y.z>", "a\n.\nb", "a\r.\rb", ".", "\r\n\r\n.", "x" * 5000, "\x00\x1b"]
 )
 def test_no_body_leaves_a_loose_line_end_or_a_long_line(text: str) -> None:
-    raw = _compose(_parsed(text=text)).raw
+    raw = _compose(_command(text=text)).raw
 
     assert max(map(len, raw.split(b"\r\n"))) <= 76
     assert b"\r" not in raw.replace(b"\r\n", b"")
