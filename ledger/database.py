@@ -11,13 +11,13 @@ import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Connection, Dialect, Engine, TextClause, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, TextClause, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from delivery.errors import LedgerUnavailable
+from delivery.errors import LedgerUnavailable, LedgerUnusable
 from delivery.instants import EARLIEST, LATEST
 
 __all__ = ["Engine", "connect", "fetch", "statement", "transaction"]
@@ -26,11 +26,16 @@ __all__ = ["Engine", "connect", "fetch", "statement", "transaction"]
 # from 3,700/s to 123/s within 15 s behind one held snapshot.
 # Without just-in-time compilation: behind a million rows the planner expects much and would compile for longer than the
 # statement then runs.
+# The last one tells whether they were heard: a pooler between us and Postgres may drop them without a word.
 _SESSION = (
     "-c timezone=UTC -c jit=off -c statement_timeout=15000 -c lock_timeout=5000"
-    " -c idle_in_transaction_session_timeout=10000"
+    " -c idle_in_transaction_session_timeout=10000 -c entrega.session=ours"
 )
 
+POOLER = (
+    "DATABASE_URL leads to a connection pooler such as PgBouncer, which drops the time-outs of a session and mixes up"
+    " prepared statements; name Postgres itself (each process keeps a small pool of its own)"
+)
 # Others tell of our own mistakes, unless they came with the end of the connection (an idle time-out, an administrator).
 _AWAY = (OperationalError, InterfaceError)
 
@@ -152,11 +157,23 @@ def _as_psycopg_writes_it(sql: TextClause, dialect: Dialect) -> str:
     return str(sql.compile(dialect=dialect))
 
 
+def require_session(connection: Connection) -> None:
+    """Make sure that the connection leads to Postgres itself and has the settings that `connect` asked for.
+
+    Raises:
+        LedgerUnusable: A pooler dropped them.
+    """
+    if connection.scalar(text("SELECT current_setting('entrega.session', true)")) != "ours":
+        raise LedgerUnusable(POOLER)
+
+
 @contextmanager
 def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout) as err:
+        if "unsupported startup parameter" in str(err):  # PgBouncer's words
+            raise LedgerUnusable(POOLER) from err
         if isinstance(err, DBAPIError) and not (isinstance(err, _AWAY) or err.connection_invalidated):
             raise
         where = engine.url.render_as_string(hide_password=True).partition("?")[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, text
 
 from delivery.errors import LedgerUnavailable, LedgerUnusable
-from ledger.database import transaction
+from ledger.database import require_session, transaction
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -45,6 +45,7 @@ def lock_schema(connection: Connection) -> str | None:
     Raises:
         LedgerUnusable: As `migrate`.
     """
+    require_session(connection)
     connection.execute(text("SET LOCAL lock_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
     _require_utf8(connection)
@@ -78,6 +79,7 @@ def check_schema(engine: Engine) -> None:
         LedgerUnusable: A newer version of this program has migrated the ledger.
     """
     with transaction(engine) as connection:
+        require_session(connection)
         found = _known_revision(connection)
     wanted = max(revisions())
     if found != wanted:

@@ -1,6 +1,7 @@
 """A data folder and its one system: a second start, a copy, another machine, and what the sandbox left behind."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,25 @@ def test_a_system_starts_in_a_copy_beside_the_original(up, entrega, data_folder,
     assert of_the_copy == []  # its Postgres was left out of the copy, and it does not see the original's
     assert set(addresses.values()).isdisjoint(system.values())
     assert state_of(entrega, data_folder, original) == "succeeded"
+
+
+def test_no_file_of_a_killed_system_blocks_a_start_in_a_full_copy(up, entrega, folder, delivered, wait):
+    first, copy = folder / "first", folder / "copy"
+    with up(first, "--sandbox") as killed:
+        killed.says(UP_READY)
+        id_ = delivered(first)
+        family = killed.family()
+        killed.process.kill()
+        wait(lambda: not any(each.is_running() for each in family[1:]), "its children ended")
+    subprocess.run(["/bin/cp", "-a", first, copy], check=True)
+    (copy / "beat.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")  # as an earlier version left it
+    (copy / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n{first}/postgres\n", encoding="utf-8")
+
+    with up(copy, "--sandbox") as copied:
+        copied.says(UP_READY)
+        found = state_of(entrega, copy, id_)
+
+    assert found == "succeeded"
 
 
 @pytest.mark.parametrize(
