@@ -39,3 +39,16 @@ def test_statement_20_nothing_evaluates_text_as_code():
     }
 
     assert not {each for each in names if each[1] in {"eval", "exec", "compile"}}
+
+
+def test_statement_14_nothing_switches_the_check_of_certificates_off():
+    words = {
+        (path.name, word)
+        for path, tree in _product_modules()
+        for node in ast.walk(tree)
+        for word in (getattr(node, "attr", None), getattr(node, "arg", None))
+        if word in {"CERT_NONE", "CERT_OPTIONAL", "_create_unverified_context"}
+        or (isinstance(node, ast.keyword) and word == "verify" and not getattr(node.value, "value", True))
+    }
+
+    assert not words

@@ -11,6 +11,8 @@ import ssl
 import struct
 import threading
 import time
+import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -490,7 +492,7 @@ def test_a_certificate_of_our_authority_is_trusted(
     assert post(trusting, server.port, "https", "localhost").status == 200
 
 
-def test_an_unknown_authority_is_a_wrong_certificate(
+def test_statement_14_an_unknown_authority_is_a_wrong_certificate(
     serve: Callable[..., FaultServer], client: HttpClient, authority: trustme.CA
 ) -> None:
     server = serve(keeping_alive, certified(authority, "localhost"))
@@ -501,7 +503,7 @@ def test_an_unknown_authority_is_a_wrong_certificate(
     assert (caught.value.code, server.seen) == ("certificate", [])
 
 
-def test_a_certificate_for_another_host_is_a_wrong_certificate(
+def test_statement_14_a_certificate_for_another_host_is_a_wrong_certificate(
     serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
 ) -> None:
     server = serve(keeping_alive, certified(authority, "another.example.com"))
@@ -512,7 +514,7 @@ def test_a_certificate_for_another_host_is_a_wrong_certificate(
     assert (caught.value.code, server.seen) == ("certificate", [])
 
 
-def test_a_dripping_answer_over_tls_ends_with_the_total_time(
+def test_statement_13_a_dripping_answer_over_tls_ends_with_the_total_time(
     serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
 ) -> None:
     server = serve(saying(LONG_HEAD, *[b"x"] * 40, pause=0.25), certified(authority, "localhost"))
@@ -523,6 +525,45 @@ def test_a_dripping_answer_over_tls_ends_with_the_total_time(
 
     assert time.monotonic() - started < SURELY_LATE_S
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(with_length(b"x" * 5_000_000), id="a long body"),
+        pytest.param(with_length(bomb(300_000_000), GZIP), id="gzip"),
+        pytest.param(in_chunks(bomb(300_000_000), GZIP), id="gzip in chunks"),
+        pytest.param(with_length(bomb(300_000_000), GZIP).replace(b"200 OK", b"503 Busy"), id="gzip beside a refusal"),
+        pytest.param(with_length(gzip.compress(bomb(300_000_000)), b"Content-Encoding: gzip, gzip"), id="gzip in gzip"),
+    ],
+)
+def test_statement_13_no_body_fills_the_memory_whatever_it_decompresses_to(
+    answer: bytes, serve: Callable[..., FaultServer], client: HttpClient
+) -> None:
+    server = serve(saying(answer))
+    tracemalloc.start()
+
+    with contextlib.suppress(Ambiguous):
+        assert post(client, server.port).body == b""
+
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 12_000_000
+
+
+def test_statement_14_tls_1_1_is_not_spoken(
+    serve: Callable[..., FaultServer], trusting: HttpClient, authority: trustme.CA
+) -> None:
+    old = certified(authority, "localhost")
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    server = serve(keeping_alive, old)
+
+    with pytest.raises(Retryable) as caught:
+        post(trusting, server.port, "https", "localhost")
+
+    assert (caught.value.code, server.seen) == ("not_sent", [])
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_the_probe_says_how_the_line_is_protected(ca: trustme.CA) -> None:
     assert fact == "login accepted, TLSv1.3"
 
 
-def test_a_context_that_verifies_nothing_is_refused() -> None:
+def test_statement_14_a_context_that_verifies_nothing_is_refused() -> None:
     blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     blind.check_hostname = False
     blind.verify_mode = ssl.CERT_NONE

@@ -213,3 +213,54 @@ def test_times_must_have_a_zone_and_an_order():
 
 def test_an_order_key_may_be_any_line_of_128_characters():
     assert parse("create_lead", LEAD | {"options": {"order_key": "x" * 128}}).options.order_key == "x" * 128
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "+5511999990001",
+        "+55 (11) 99999-0001",
+        "+\uff15\uff15\uff11\uff11\uff19\uff19\uff19\uff19\uff19\uff10\uff10\uff10\uff11",
+    ],
+)
+def test_statement_41_a_number_is_one_recipient_however_it_is_written(written):
+    assert parse("send_whatsapp", MESSAGE | {"to": written}).recipient == "+5511999990001"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "\u0430na.teste@exemplo.com.br",  # a Cyrillic letter that looks like a
+        "ana\u200b.teste@exemplo.com.br",
+        "\u202eana.teste@exemplo.com.br",
+        "ana.teste@exemplo\u200b.com.br",
+        "ana.teste@exemplo.com.br\u0000",
+        "ana.teste@exemplo.com.br, caio@exemplo.com.br",
+        "ana.teste\uff20exemplo.com.br",
+    ],
+)
+def test_statement_41_an_address_with_unseen_or_foreign_letters_is_refused(written):
+    assert set(issues("create_lead", LEAD | {"email": written})) == {"email"}
+    assert set(issues("send_email", LETTER | {"to": [written]})) == {"to.0"}
+
+
+def test_statement_41_a_domain_is_normalised_once_and_a_confusable_one_stays_another():
+    said = [
+        parse("send_email", LETTER | {"to": each}).recipient
+        for each in ("ana@EXEMPLO.com.br", "ana@ex\u0435mplo.com.br")
+    ]
+
+    assert said[0] == "ana@exemplo.com.br"
+    assert said[1] != said[0]
+
+
+@pytest.mark.parametrize("name", ["Ana\u202e moc.live", "Ana\u2066", "Ana\u200f", "Ana\u2028Bia"])
+def test_statement_41_a_name_holds_no_mark_that_turns_the_reading_order(name):
+    assert set(issues("create_lead", LEAD | {"nome": name})) == {"nome"}
+
+
+@pytest.mark.parametrize(
+    "name", ["\u0410na Teste", "A\u0301na", "\uff21na", "Ana\u00a0Teste", "\U0001d400na", "ana.teste@outro.com.br"]
+)
+def test_statement_41_a_name_does_not_change_the_recipient(name):
+    assert parse("create_lead", LEAD | {"nome": name}).recipient == "ana.teste@exemplo.com.br"

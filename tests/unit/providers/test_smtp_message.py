@@ -210,7 +210,7 @@ def test_a_filename_is_only_a_name(given: str, written: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["subject", "X-Nota", "Feedback-ID", "filename"])
-def test_an_encoded_word_with_a_line_break_becomes_no_header(field: str) -> None:
+def test_statement_15_an_encoded_word_with_a_line_break_becomes_no_header(field: str) -> None:
     files = [{**_FILE, "filename": _TRICK}] if field == "filename" else []
     headers = {field: _TRICK} if field in {"X-Nota", "Feedback-ID"} else {}
     subject = _TRICK if field == "subject" else "Aviso"
@@ -231,7 +231,7 @@ def test_a_subject_that_looks_encoded_is_read_as_it_was_written() -> None:
     "control", ["\r\n", "\n", "\r", "\x00", "\x0b", "\x0c", "\x7f", "\x85", "\u2028", "\u2029", "\x1b[2J"]
 )
 @pytest.mark.parametrize("field", ["subject", "header"])
-def test_control_characters_in_a_header_are_refused(field: str, control: str) -> None:
+def test_statement_15_control_characters_in_a_header_are_refused(field: str, control: str) -> None:
     evil = f"a{control}Bcc: x@exemplo.com.br"
     changes: dict[str, Any] = {"subject": evil} if field == "subject" else {"headers": {"X-Nota": evil}}
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_written_safely_is_refused(changes: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "text", ["a\r\n.\r\nMAIL FROM:<x@y.z>", "a\n.\nb", "a\r.\rb", ".", "\r\n\r\n.", "x" * 5000, "\x00\x1b"]
 )
-def test_no_body_leaves_a_loose_line_end_or_a_long_line(text: str) -> None:
+def test_statement_17_no_body_leaves_a_loose_line_end_or_a_long_line(text: str) -> None:
     raw = _compose(_command(text=text)).raw
 
     assert max(map(len, raw.split(b"\r\n"))) <= 76
@@ -325,7 +325,7 @@ _MIXED = 'Subject: a\r\nContent-Type: multipart/mixed; boundary="x"\r\n\r\n'
         (_MIXED + _PART.format("") + "a" * 999 + "\r\n", 2),
     ],
 )
-def test_finished_bytes_that_read_otherwise_are_refused(raw: str, parts: int) -> None:
+def test_statement_15_finished_bytes_that_read_otherwise_are_refused(raw: str, parts: int) -> None:
     with pytest.raises(ValueError, match="finished message"):
         check(raw.encode(), head=["Subject", "Content-Type"], parts=parts)
 
