@@ -32,5 +32,6 @@ TIMETABLE = (
     Tick("confirm", every=timedelta(seconds=10), expires=timedelta(seconds=10)),
     Tick("drain", every=timedelta(seconds=10), expires=timedelta(seconds=10)),
     Tick("health", every=timedelta(seconds=60), expires=timedelta(seconds=60)),
+    Tick("chain", every=timedelta(seconds=60), expires=timedelta(seconds=60)),
     Tick("purge", every=timedelta(hours=1), expires=timedelta(minutes=10)),
 )

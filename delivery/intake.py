@@ -15,7 +15,7 @@ from delivery.destinations import url_issue
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, Permanent, ProducerRefused
 from delivery.ids import new_id
 from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened, Order
-from delivery.producers import LOOPING, NEEDS_APPROVAL, UNBOUND, Policies, Unbound, refusal
+from delivery.producers import LOOPING, NEEDS_APPROVAL, SUPPRESSED, UNBOUND, Policies, Unbound, refusal
 from delivery.reach import fallback_of
 from delivery.redaction import mask_recipient
 from delivery.wording import issue_text, receipt_text
@@ -204,7 +204,8 @@ class Intake:
         """
         policy = self.policies.of(new.producer)
         refused = refusal(policy, new.command, self.policies)
-        if refused is not None and new.origin is None:
+        # A message cannot be turned away, and is held; for a person who was erased it is not even stored.
+        if refused is not None and (new.origin is None or refused.code == SUPPRESSED):
             raise refused
         held_code = refused.code if refused else NEEDS_APPROVAL if policy.needs_approval else None
         return replace(new, policy=policy, held_code=held_code)

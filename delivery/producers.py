@@ -14,13 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from delivery.commands import Command, SendEmail
 from delivery.errors import ProducerRefused
 from delivery.fields import EmailAddress, WhatsAppRecipient
-from delivery.reach import messages_of, reached
+from delivery.reach import messages_of, named, reached
 
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
 
 NEEDS_APPROVAL = "needs_approval"
 LOOPING = "producer_frozen"
+SUPPRESSED = "suppressed"
 # code: why a delivery waits for approval; the one for whom the producer must ask, or a message that could not come back
 HELD_BECAUSE: Mapping[str, str] = {
     NEEDS_APPROVAL: "a person must approve what this producer asks for",
@@ -29,6 +30,7 @@ HELD_BECAUSE: Mapping[str, str] = {
     "new_recipients_cap": "its producer had met its new people of the day, and its message could not be turned away",
     "recipient_not_allowed": "its producer may not write to this recipient, and its message could not be turned away",
     "too_many_recipients": "it reaches more people than its producer may write to, and could not be turned away",
+    SUPPRESSED: "one of its recipients was erased, and nothing is accepted for them",
     LOOPING: "its producer was frozen, and its message could not be turned away",
 }
 
@@ -99,6 +101,10 @@ class Policies(Protocol):
         """Return the keyed hash of a recipient, as allow-lists hold it."""
         ...
 
+    def is_suppressed(self, recipient: str) -> bool:
+        """Tell whether the person was erased and nothing is accepted for them; known as `of` knows policies."""
+        ...
+
     def forget(self) -> None:
         """Read anew at the next question: something was changed just now."""
         ...
@@ -115,6 +121,10 @@ class Unbound:
         """Return what nothing compares with."""
         return recipient
 
+    def is_suppressed(self, recipient: str) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False."""
+        return False
+
     def forget(self) -> None:
         """Do nothing."""
 
@@ -123,6 +133,8 @@ def refusal(policy: ProducerPolicy, command: Command, policies: Policies) -> Pro
     """Return why a producer may not ask for this, or for its fallback, counts apart; None when it may."""
     if policy.frozen is not None:
         return ProducerRefused(LOOPING)
+    if any(map(policies.is_suppressed, named(command))):
+        return ProducerRefused(SUPPRESSED)
     allowed = policy.allowed
     if allowed is not None and not all(_is_allowed(allowed, each, policies) for each in reached(command)):
         return ProducerRefused("recipient_not_allowed")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from delivery.commands import KINDS, Command
+from delivery.commands import KINDS, Command, CreateLead
 
 
 def fallback_of(fallback: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -22,3 +22,9 @@ def messages_of(command: Command) -> tuple[Command, ...]:
 def reached(command: Command) -> tuple[str, ...]:
     """Return everybody whom a checked command may reach, once for each message."""
     return tuple(each for message in messages_of(command) for each in dict.fromkeys(message.recipients))
+
+
+def named(command: Command) -> tuple[str, ...]:
+    """Return everybody whom a checked command names by address or number: a lead's number is written to the CRM."""
+    numbers = (each.telefone for each in messages_of(command) if isinstance(each, CreateLead))
+    return (*reached(command), *(each for each in numbers if each))

@@ -94,6 +94,7 @@ def _restored(settings: "Settings", found: "Backup", *, replace: bool, sandbox: 
     """Restore, and return how many deliveries are held."""
     from config.kept_text import kept_text
     from config.master_keys import decoded_keys
+    from ledger.erasing import Eraser
     from ledger.hashing import hash_clear
     from ledger.sealing import MasterKeys
     from ledger.vault import Vault
@@ -105,10 +106,13 @@ def _restored(settings: "Settings", found: "Backup", *, replace: bool, sandbox: 
     with _own_folder(settings) as data, _ledger(settings, sandbox=sandbox, new=True) as engine:
         vault = Vault(engine, MasterKeys(decoded_keys(keys)))
         environment = _environment(settings, sandbox=sandbox)
+        eraser = Eraser(vault, operator_name())
+        stones = eraser.tombstones()
         held = found.restore(
             engine, environment=environment, actor=operator_name(), replace=replace, opens=vault.open_index_key
         )
         hash_clear(vault)
+        eraser.replay(stones, reason="erased before the restore")
         if own is None:
             kept_text(data / "master.key", lambda: keys)
     return held

@@ -6,7 +6,7 @@ Exit codes: 0 done · 1 what was asked about is not well (verify, doctor, demo, 
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from tasks.app import Entrega
 
 PausedAccount = Annotated[str | None, typer.Argument(help="E.g. crm:default.")]
+ChainEnd = Annotated[
+    str | None, typer.Option("--end", help="An end of the audit trail's chain, from a log line `audit_chained`.")
+]
 Everything = Annotated[bool, typer.Option("--all", help="Everything, everywhere.")]
 
 cli = typer.Typer(
@@ -294,14 +297,25 @@ def migrate(as_json: Json = False) -> None:
 
 
 @cli.command()
-def verify(as_json: Json = False) -> None:
+def verify(end: ChainEnd = None, as_json: Json = False) -> None:
     """Audit the promise: accepted = succeeded + open + dead + canceled + expired, and nothing is out of place.
 
+    Also checks that no row of the audit trail was changed, added or deleted since it was chained, within a minute.
+
     Example: entrega verify
+
+    Example: entrega verify --end 12:5f2c9a
     """
     from ingress.printing import show_verdict
+    from ledger.audit_chain import AuditChain, head_of
 
-    verdict = _app().archive.verify()
+    try:
+        noted = head_of(end) if end else None
+    except ValueError:
+        _fail("--end wants what a log line `audit_chained` holds: a number, a colon, hexadecimal digits.", WRONG_USE)
+    app = _app()
+    verdict = app.archive.verify()
+    verdict = replace(verdict, faults={**verdict.faults, **AuditChain(app.ledger.vault).faults(noted=noted)})
     balanced = verdict.accepted == sum(verdict.states.values())
     well = balanced and not verdict.faults
     _print_json({**asdict(verdict), "well": well}) if as_json else show_verdict(verdict, well=well)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,12 +10,22 @@ import typer
 from ingress.shell import NOT_WELL, REFUSED, WRONG_USE, Json, Reason, fail, opened_app, print_json, typed_lines
 
 if TYPE_CHECKING:
-    from ledger.erasing import Erased
+    from ledger.erasing import Erased, Eraser, Tombstone
 
 
 def erase(
     reason: Reason = "asked for by the person",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where addresses are piped.")] = False,
+    suppress: Annotated[bool, typer.Option("--suppress", help="Also accept nothing more for the person.")] = False,
+    allow: Annotated[
+        bool, typer.Option("--allow", help="Erase nothing: accept commands for the person again.")
+    ] = False,
+    tombstones: Annotated[
+        bool, typer.Option("--tombstones", help="Erase nothing: print who was erased, as keyed hashes.")
+    ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Read tombstones from standard input, and erase again whom they name.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Erase a person: payloads, data key, masked recipient; deliveries that still wait are canceled. No way back.
@@ -22,19 +33,62 @@ def erase(
     Asks for e-mail addresses, phone numbers and WhatsApp ids, or reads them from standard input, one a line. A person
     is known by each of them apart, so give all of them.
 
+    A backup from before still holds the person: keep the tombstones apart from the backups, and replay them after a
+    restore.
+
     Example: entrega erase --yes < addresses.txt
+
+    Example: entrega erase --tombstones > tombstones.jsonl
+
+    Example: entrega erase --replay < tombstones.jsonl
     """
     from config.operator import operator_name
     from ledger.erasing import Eraser
 
-    recipients = _typed_recipients()
-    app = opened_app()
-    eraser = Eraser(app.ledger.vault, operator_name())
-    if not yes:
-        _agree(eraser.count(recipients))
-    done = eraser.erase(recipients, reason=reason)
+    if suppress + allow + tombstones + replay > 1:
+        fail("Give one of --suppress, --allow, --tombstones and --replay.", WRONG_USE)
+    if tombstones:
+        _print_tombstones(Eraser(opened_app().ledger.vault, operator_name()))
+        return
+    stones = _typed_tombstones() if replay else []
+    recipients = [] if replay else _typed_recipients()
+    eraser = Eraser(opened_app().ledger.vault, operator_name())
+    if allow:
+        _allow(eraser, recipients, reason, as_json=as_json)
+        return
+    if replay:
+        done = eraser.replay(stones, reason=reason)
+    else:
+        if not yes:
+            _agree(eraser.count(recipients))
+        done = eraser.erase(recipients, reason=reason, suppress=suppress)
     _show(done, as_json=as_json)
     raise typer.Exit(NOT_WELL if done.under_way else 0)
+
+
+def _print_tombstones(eraser: "Eraser") -> None:
+    for each in eraser.tombstones():
+        print_json(asdict(each) | {"at": each.at.isoformat()})
+
+
+def _typed_tombstones() -> "list[Tombstone]":
+    from ledger.erasing import tombstone_of
+
+    found = []
+    for n, line in enumerate((each for each in typed_lines().splitlines() if each.strip()), 1):
+        try:
+            found.append(tombstone_of(line))
+        except ValueError:
+            fail(f"Line {n} is no tombstone of `entrega erase --tombstones`; nothing was erased.", REFUSED)
+    return found
+
+
+def _allow(eraser: "Eraser", recipients: list[str], reason: str, *, as_json: bool) -> None:
+    from ingress.printing import say
+
+    allowed = eraser.allow(recipients, reason=reason)
+    words = "Commands are accepted again within seconds." if allowed else "Nothing was suppressed for these addresses."
+    print_json({"allowed": allowed}) if as_json else say(words)
 
 
 def _typed_recipients() -> list[str]:

@@ -177,7 +177,8 @@ def show_verdict(verdict: "Verdict", *, well: bool) -> None:
     out = console()
     out.print(verdict_table(verdict))
     for fault, n in verdict.faults.items():
-        out.print(Text(f"fault: {n} deliveries {fault.replace('_', ' ')}", style="red"))
+        what = "" if fault.startswith("audit_") else "deliveries "
+        out.print(Text(f"fault: {n} {what}{fault.replace('_', ' ')}", style="red"))
     if well:
         out.print(Text("Every accepted command is accounted for.", style="green"))
     else:

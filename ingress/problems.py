@@ -81,6 +81,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "este produtor não pode escrever para um dos destinatários; fale com o operador",
         "this producer may not write to one of the recipients; ask the operator",
     ),
+    "suppressed": (
+        403,
+        "uma das pessoas pediu para ser apagada, e nada é aceito para ela; fale com o operador",
+        "one of the people was erased, and nothing is accepted for them; ask the operator",
+    ),
     "not_found": (404, "não encontrado", "not found"),
     "method_not_allowed": (405, "método não aceito neste endereço", "this address does not take that method"),
     "too_slow": (

@@ -26,6 +26,9 @@ OPTED_OUT = f"""(d.marketing = 1 AND coalesce((
           SELECT o.stopped FROM opt_outs o WHERE o.person IN {names_of("d.person")}
           ORDER BY o.at DESC LIMIT 1), false))"""  # noqa: S608 - as above
 
+# Under every name that was known when the person was erased.
+SUPPRESSED = "EXISTS (SELECT FROM erased e WHERE e.person = d.person AND e.suppressed)"
+
 _NAMES = names_of("CAST(:person AS bytea)")
 _WINDOW = text(f"SELECT max(until) FROM windows WHERE account = :account AND person IN {_NAMES}")  # noqa: S608 - as above
 _STOPPED = text(f"SELECT stopped FROM opt_outs WHERE person IN {_NAMES} ORDER BY at DESC LIMIT 1")  # noqa: S608 - as above

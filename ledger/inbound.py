@@ -39,6 +39,7 @@ _KEEP = text("""
     ORDER BY key
     ON CONFLICT DO NOTHING
 """)
+_ERASED = text("SELECT person, at, suppressed FROM erased WHERE person = ANY(CAST(:people AS bytea[]))")
 _RESOLVE = text("SELECT alias, person FROM aliases WHERE alias = ANY(CAST(:people AS bytea[]))")
 
 
@@ -107,10 +108,10 @@ class Inbound:
         Raises:
             LedgerUnavailable: Postgres is away; nothing was stored, and the provider should repeat.
         """
-        if not events:
-            return 0
         with transaction(self.ledger.engine) as connection:
             rows = self._rows(connection, account, events)
+            if not rows:
+                return 0
             columns = {name: [row[name] for row in rows] for name in rows[0]}
             return connection.execute(_KEEP, {"account": account} | columns).rowcount
 
@@ -176,6 +177,7 @@ class Inbound:
 
     def _rows(self, connection: Connection, account: str, events: Sequence[Event]) -> list[dict[str, Any]]:
         hashes = {name: self.ledger.vault.hash(name) for each in events for name in (each.person, each.alias) if name}
+        events = self._of_the_unerased(connection, events, hashes)
         spoken = [hashes[each.person] for each in events if each.person and each.content]
         # Under the name that our commands use, so that erasing that one person erases this too.
         known = self._resolved(connection, spoken)
@@ -203,6 +205,23 @@ class Inbound:
         receipt = self.ledger.vault.proof(event.receipt) if event.receipt else None
         said = {"receipt": receipt, "person": person, "alias": alias, "body": body, "facts": facts}
         return _columns(event) | {"key": key} | said
+
+    def _of_the_unerased(
+        self, connection: Connection, events: Sequence[Event], hashes: Mapping[str, bytes]
+    ) -> Sequence[Event]:
+        """Leave out what was told of a person before they were erased, and what suppressed people write."""
+        found = connection.execute(_ERASED, {"people": sorted(hashes.values())}) if hashes else ()
+        erased = {bytes(row.person): row for row in found}
+        if not erased:
+            return events
+
+        def is_wanted(event: Event) -> bool:
+            stones = [erased.get(hashes[name]) for name in (event.person, event.alias) if name]
+            old = any(each and (event.at is None or event.at <= each.at) for each in stones)
+            unheard = event.kind in ("message", "notice") and any(each and each.suppressed for each in stones)
+            return not old and not unheard
+
+        return [each for each in events if is_wanted(each)]
 
     def _resolved(self, connection: Connection, people: Sequence[bytes]) -> dict[bytes, bytes]:
         if not people:

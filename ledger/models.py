@@ -449,18 +449,6 @@ ticks = Table(
     Column("at", _Instant, nullable=False, comment="when the task last began"),
 )
 
-purged = Table(
-    "purged",
-    metadata,
-    Column(
-        "what",
-        Text,
-        primary_key=True,
-        comment="a state: deliveries that ended so and are gone; accepted: their audit rows",
-    ),
-    Column("n", BigInteger, nullable=False),
-)
-
 roster = Table(
     "roster",
     metadata,
@@ -479,5 +467,6 @@ audit = Table(
     Column("delivery_id", UUID(as_uuid=True)),
     Column("account", Text),
     Column("reason", Text),
+    Column("reason_hash", LargeBinary, comment="keyed hash of a reason that was erased, so that the chain still fits"),
 )
 Index("ix_audit_delivery_id", audit.c.delivery_id)

@@ -3,7 +3,7 @@
 from sqlalchemy import Boolean, Column, DateTime, Integer, Interval, LargeBinary, Table, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from ledger.models import metadata
+from ledger.record_models import metadata
 
 __all__ = ["api_keys", "metadata", "producers", "rejected_messages"]
 

@@ -15,6 +15,7 @@ from ledger.vault import Vault
 
 _FRESH_S = 2.0
 
+_SUPPRESSED = text("SELECT person FROM erased WHERE suppressed")
 _ALL = text("SELECT * FROM producers ORDER BY name")
 _FIND = text("SELECT * FROM producers WHERE name = :name")
 # What is used of the windows stays: who turns a cap up does not hand out a new day.
@@ -148,6 +149,7 @@ class StoredPolicies:
         self._vault = vault
         self._ticks = ticks
         self._known: Mapping[str, ProducerPolicy] = {}
+        self._suppressed: frozenset[bytes] = frozenset()
         self._good_until = float("-inf")
         self._asking = threading.Lock()
 
@@ -167,6 +169,10 @@ class StoredPolicies:
         """Return the keyed hash of a recipient, as allow-lists hold it."""
         return self._vault.hash(recipient).hex()
 
+    def is_suppressed(self, recipient: str) -> bool:
+        """Tell whether the person was erased and nothing is accepted for them."""
+        return bool(self._suppressed) and self._vault.hash(recipient) in self._suppressed
+
     def forget(self) -> None:
         """Read anew at the next question."""
         self._good_until = float("-inf")
@@ -175,6 +181,7 @@ class StoredPolicies:
         until = self._ticks() + _FRESH_S  # counted from before the question
         with statement(self._engine) as connection:
             self._known = {row.name: policy_of(row) for row in connection.execute(_ALL)}
+            self._suppressed = frozenset(map(bytes, connection.scalars(_SUPPRESSED)))
         self._good_until = until
 
 

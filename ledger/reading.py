@@ -12,7 +12,8 @@ from sqlalchemy import Engine, Row, func, select, text
 
 from delivery.instants import EARLIEST, LATEST
 from ledger.database import statement, transaction
-from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, purged, ticks
+from ledger.models import OPEN_STATES, PRIORITIES, STATES, accounts, attempts, deliveries, ticks
+from ledger.record_models import purged
 
 # What the purge removed counts as it ended, and as accepted.
 # A second send is right where the provider told afterwards that the first did not arrive.

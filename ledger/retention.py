@@ -83,6 +83,9 @@ _KINDS: Mapping[str, _Kind] = {
         lock="e",
     ),
     "keys": _kind("idempotency", "i.ctid", "FROM idempotency i WHERE i.kept_until <= :now", lock="i"),
+    "rejected": _kind(
+        "rejected_messages", "r.id", "FROM rejected_messages r WHERE r.at < :now - CAST(:events AS interval)", lock="r"
+    ),
     "windows": _kind("windows", "w.ctid", "FROM windows w WHERE w.until < :now - CAST(:events AS interval)", lock="w"),
     "replays": _kind(
         "replays", "r.id", "FROM replays r WHERE r.stopped_at < :now - CAST(:records AS interval)", lock="r"

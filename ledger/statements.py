@@ -5,7 +5,7 @@ Every change is a compare-and-set on state and fence, and writes its attempt or 
 
 from sqlalchemy import TextClause, text
 
-from ledger.contacts import OPTED_OUT
+from ledger.contacts import OPTED_OUT, SUPPRESSED
 from ledger.order import CANCELABLE, RUNNING, SUSPECT, TIMES, UNBLOCKED
 from ledger.order_hints import BY_PRIORITY, LANE
 
@@ -111,10 +111,12 @@ OPEN = _short("""
 # looked at twice: the lock waits for whoever opens the account just now, who would not see these deliveries. One
 # suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by
 # the end of the lease. A conflicting insert waits for the other claim and sees what it left, whatever the snapshot.
+_FOR_GOOD = "('opted_out', 'suppressed')"
 _CLAIM = f"""
     picked AS (
       SELECT d.id, d.account, d.kind, d.order_key, d.fence, {SUSPECT} AS suspect,
              CASE WHEN d.environment <> :here THEN 'other_environment' WHEN {OPTED_OUT} THEN 'opted_out'
+                  WHEN {SUPPRESSED} THEN 'suppressed'
                   WHEN a.held_reason IS NOT NULL THEN 'account_held' END AS stop
       FROM deliveries d LEFT JOIN accounts a ON a.name = d.account
       WHERE d.id = ANY(CAST(:ids AS uuid[])) AND d.state IN ('ready', 'waiting')
@@ -137,9 +139,11 @@ _CLAIM = f"""
       FOR SHARE
     ), stopped AS (
       UPDATE deliveries d
-         SET state = CASE WHEN p.stop <> 'opted_out' THEN 'held' WHEN {CANCELABLE} THEN 'canceled' ELSE 'dead' END,
-             code = p.stop, settled_at = CASE WHEN p.stop = 'opted_out' THEN now() END,
+         SET state = CASE WHEN p.stop NOT IN {_FOR_GOOD} THEN 'held' WHEN {CANCELABLE} THEN 'canceled'
+                          ELSE 'dead' END,
+             code = p.stop, settled_at = CASE WHEN p.stop IN {_FOR_GOOD} THEN now() END,
              reason = CASE p.stop WHEN 'opted_out' THEN 'the person asked for no marketing'
+                                  WHEN 'suppressed' THEN 'the person was erased, and nothing is accepted for them'
                                   WHEN 'account_held' THEN shut.held_reason
                                   ELSE 'accepted in ' || d.environment || ', never sent from ' || :here END
       FROM picked p LEFT JOIN shut ON shut.name = p.account

@@ -6,11 +6,12 @@ create_lead.delay(nome="Ana Teste", email="ana.teste@exemplo.com.br", interesse=
 
 from tasks.app import app
 from tasks.deliver import create_lead, send_email, send_whatsapp
-from tasks.upkeep import absorb, confirm, drain, health, purge, sweep
+from tasks.upkeep import absorb, chain, confirm, drain, health, purge, sweep
 
 __all__ = [
     "absorb",
     "app",
+    "chain",
     "confirm",
     "create_lead",
     "drain",

@@ -16,7 +16,7 @@ from celery.result import AsyncResult
 from celery.utils.dispatch import Signal
 from celery.worker.request import Request
 
-from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable
+from delivery.errors import FieldIssue, InvalidCommand, KeyReused, LedgerUnavailable, ProducerRefused
 from delivery.instants import LATEST
 from delivery.lane import Turn
 from delivery.outcomes import Deferred, Rejected, Succeeded
@@ -165,6 +165,8 @@ class CommandTask(Task):
         except (InvalidCommand, KeyReused) as err:
             issues = err.issues if isinstance(err, InvalidCommand) else ()
             self._refuse("invalid_command" if issues else "key_reused", str(err), issues)
+        except ProducerRefused as err:  # for a person who was erased; whatever else is refused is held
+            self._refuse(err.code, str(err))
         else:
             _log.info("accepted", kind=self.name, delivery_id=answer.id, message_id=self.request.id)
 

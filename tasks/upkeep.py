@@ -17,6 +17,7 @@ from delivery.confirming import Confirmer
 from delivery.errors import InvalidCommand, ProviderError
 from delivery.ports import Hint
 from delivery.reach import fallback_of
+from ledger.audit_chain import AuditChain
 from ledger.fallbacks import Fallbacks, Stranded
 from ledger.hashing import hash_clear
 from ledger.operating import Desk
@@ -200,6 +201,14 @@ def health(self: UpkeepTask) -> None:
         _log.info("health", account=account, code=code)
 
 
+@app.task(name="chain", bind=True, shared=False, base=UpkeepTask, send_events=False)
+def chain(self: UpkeepTask) -> None:
+    """Chain the audit trail. `entrega verify --end` checks that the ends that the log remembers are still there."""
+    end = AuditChain(self.app.ledger.vault).extend()
+    if end is not None:
+        _log.info("audit_chained", end=str(end))
+
+
 @app.task(name="purge", bind=True, shared=False, base=UpkeepTask)
 def purge(self: UpkeepTask) -> None:
     """Delete what the ledger no longer needs, and hash what an old process may have stored in clear."""
@@ -208,6 +217,8 @@ def purge(self: UpkeepTask) -> None:
         if hashed:
             _log.info("hashed", rows=hashed)
     with apart(self.app, "retention"):
-        gone = Retention(self.app.database, self.app.settings.periods).purge()
-        if gone:
-            _log.info("purged", **gone)
+        periods = self.app.settings.periods
+        gone = Retention(self.app.database, periods).purge()
+        audit = AuditChain(self.app.ledger.vault).purge(periods.records)
+        if gone or audit:
+            _log.info("purged", **gone, audit=audit)

@@ -9,6 +9,7 @@ from itertools import groupby, pairwise
 from typing import Any
 from uuid import UUID
 
+from ledger.audit_chain import AuditChain
 from tests.faults import secrecy
 from tests.faults.ground import WORKERS, Ground
 from tests.faults.load import Answers
@@ -169,6 +170,7 @@ def _ledger_promises(ground: Ground) -> list[Promise]:
     sums = [] if verdict.accepted == sum(verdict.states.values()) else ["accepted and states differ"]
     return [
         _promise("the ledger's own audit is clean", [*sums, *(f"{k}: {n}" for k, n in verdict.faults.items())]),
+        _promise("the audit trail's chain is whole", map(str, AuditChain(ground.app.ledger.vault).faults().items())),
         _promise("attempts stay within the policy's budget", _over_budget(ground)),
     ]
 

@@ -62,3 +62,39 @@ def test_what_waited_for_an_erased_one_goes_on(voice, ledger):
     run("--yes", typed="ana.teste1@exemplo.com.br")
 
     assert [each.order.delivery_id for each in claim(ledger, second.id)] == [second.id]
+
+
+ANA = "ana.teste1@exemplo.com.br"
+
+
+def test_the_tombstones_of_an_erasure_erase_a_restored_ledger_again(delivery, ledger, sql):
+    run("--yes", typed=ANA)
+    stones = run("--tombstones").stdout
+    sql("DELETE FROM erased")
+    ledger.open([new(lead(1, key="of-the-backup"))])
+
+    done = run("--replay", "--json", typed=stones)
+
+    assert "ana" not in stones
+    assert json.loads(done.stdout)["erased"] == 1
+
+
+def test_a_suppressed_person_is_allowed_again(delivery, sql):
+    run("--yes", "--suppress", typed=ANA)
+    before = sql("SELECT suppressed FROM erased")
+
+    done = run("--allow", "--json", typed=ANA)
+
+    assert (before, json.loads(done.stdout), sql("SELECT suppressed FROM erased")) == (
+        [(True,)],
+        {"allowed": 1},
+        [(False,)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"), [(("--replay",), "x"), (("--replay",), "{}"), (("--suppress", "--allow"), ANA)]
+)
+def test_what_makes_no_sense_erases_nothing(delivery, archive, words, typed):
+    assert run("--yes", *words, typed=typed).exit_code in (2, 4)
+    assert archive.find(delivery).state == "ready"

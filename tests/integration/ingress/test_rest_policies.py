@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from delivery.producers import DEFAULT, LoopGuard
+from ledger.erasing import Eraser
 from ledger.producers import Producers
 
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
@@ -144,3 +145,17 @@ def test_a_producer_does_not_approve_its_own(bind, path):
     answer = loja.post(f"/v1/deliveries/{id_}/{path}", WHY)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "missing_scope")
+
+
+def test_a_command_for_a_suppressed_person_is_403_until_an_operator_allows_it(door, ledger, sql):
+    eraser = Eraser(ledger.vault, "ana")
+    eraser.erase([LEAD["email"]], reason="asked for", suppress=True)
+    door.app.policies.forget()
+
+    refused = door.post("/v1/leads", LEAD)
+    eraser.allow([LEAD["email"]], reason="asked for it again")
+    door.app.policies.forget()
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "suppressed")
+    assert LEAD["email"] not in refused.text
+    assert door.post("/v1/leads", LEAD).status_code == 202

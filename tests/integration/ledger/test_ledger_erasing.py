@@ -1,7 +1,8 @@
 """An erased person is gone, and the books stay balanced."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +12,10 @@ from delivery.inbound import Event
 from delivery.outcomes import Deferred, Receipt, Succeeded
 from delivery.ports import Settlement
 from delivery.producers import DEFAULT
+from ledger.backup import open_backup, write_backup
+from ledger.canceling import cancel
 from ledger.contacts import Contacts
-from ledger.erasing import Erased, Eraser
+from ledger.erasing import Erased, Eraser, tombstone_of
 from ledger.producers import Producers, StoredPolicies
 from ledger.sealing import MasterKeys
 from ledger.store import PostgresLedger
@@ -196,3 +199,130 @@ def test_a_list_with_nobody_left_lets_nobody_through(ledger, eraser, database):
     eraser.erase([ANA], reason="asked for")
 
     assert producers.find("agent").policy.allowed == frozenset()
+
+
+def reasons(sql):
+    return [row[0] for row in sql("SELECT reason FROM deliveries UNION ALL SELECT reason FROM audit") if row[0]]
+
+
+def test_the_reasons_that_people_gave_go_with_the_person(ledger, archive, letters, eraser, sql):
+    waiting, ended = (ledger.open([new(lead(1, key=each))])[0].id for each in ("a", "b"))
+    cancel(ledger.engine, ended, actor="ana", reason="Zefirina desistiu")
+    letters.view(waiting, reason="Zefirina ligou")
+
+    eraser.erase([ANA], reason="asked for")
+
+    assert not any("Zefirina" in each for each in reasons(sql))
+    assert (archive.find(ended).reason, archive.find(waiting).reason) == (None, "the person was erased")
+
+
+def test_statement_46_nothing_of_an_erased_person_can_be_read_or_found_and_the_act_is_on_record(ledger, eraser, sql):
+    id_ = opened(ledger)
+    payload, person = (bytes(sql(f"SELECT {column} FROM {table}")[0][0])  # noqa: S608 - ours
+                       for column, table in (("body", "payloads"), ("person", "people")))  # fmt: skip
+
+    eraser.erase([ANA], reason="asked for")
+
+    assert sql("SELECT count(*) FROM people WHERE person = :person", person=person) == [(0,)]
+    assert eraser.count([ANA]) == 0
+    # Even a copy of the payload put back in its place is unreadable: its key is gone.
+    sql("INSERT INTO payloads (delivery_id, body) VALUES (:id, :body)", id=id_, body=payload)
+    sql("UPDATE deliveries SET state = 'ready', person = :person, settled_at = NULL", person=person)
+    assert claim(ledger, id_) == []
+    assert sql("SELECT action FROM audit WHERE action LIKE 'erased%' ORDER BY action") == [
+        ("erased",), ("erased a person",)
+    ]  # fmt: skip
+
+
+def test_statement_46_a_restored_backup_is_erased_again_by_the_tombstones(ledger, database, eraser, sql, tmp_path):
+    id_ = opened(ledger)
+    other = new(lead(2))
+    ledger.open([other])
+    write_backup(database, tmp_path / "a.backup", key=None)
+    eraser.erase([ANA], reason="asked for", suppress=True)
+    stones = [tombstone_of(json.dumps(asdict(each), default=str)) for each in eraser.tombstones()]
+    restore(database, tmp_path / "a.backup")
+    back = eraser.count([ANA])
+
+    done = eraser.replay(stones, reason="the backup of yesterday")
+    again = eraser.replay(stones, reason="the backup of yesterday")
+
+    assert (back, done.deliveries, again.deliveries, eraser.count([ANA])) == (1, 1, 0, 0)
+    assert sql("SELECT count(*) FROM payloads WHERE delivery_id = :id", id=id_) == [(0,)]
+    assert sql("SELECT count(*) FROM payloads WHERE delivery_id = :id", id=other.id) == [(1,)]
+    assert eraser.tombstones() == stones
+
+
+def restore(database, file):
+    with open_backup(file) as found:
+        found.restore(database, environment="sandbox", actor="ana", replace=True, opens=lambda _: None)
+
+
+def test_a_person_who_came_back_is_not_erased_by_a_tombstone_that_the_ledger_knows(ledger, eraser):
+    opened(ledger)
+    eraser.erase([ANA], reason="asked for")
+    ledger.open([new(lead(1, key="later"))])
+
+    eraser.replay(eraser.tombstones(), reason="after a restore")
+
+    assert eraser.count([ANA]) == 1
+
+
+@pytest.mark.parametrize("line", ["", "{}", '{"person": "x", "at": "2026-12-01T00:00:00Z", "suppressed": false}'])
+def test_what_is_no_tombstone_is_refused(line):
+    with pytest.raises(ValueError, match="validation error"):
+        tombstone_of(line)
+
+
+def heard(at, **more):
+    person, alias = "+5511999990001", "BR.1502576394655843"
+    content = {"from": person, "written_by_contact": {"text": "Oi"}}
+    return Event(f"m{at}", "message", at=at, person=person, alias=alias, content=content, **more)
+
+
+@pytest.mark.parametrize("name", ["+5511999990001", "BR.1502576394655843"])
+def test_an_old_webhook_brings_no_erased_person_back(eraser, inbound, sql, name):
+    eraser.erase([name], reason="asked for")
+
+    kept = inbound.keep(WHATSAPP, [heard(NOW - timedelta(days=1)), heard(None)])
+
+    assert (kept, sql("SELECT count(*) FROM people"), sql("SELECT count(*) FROM inbound_events")) == (0, [(0,)], [(0,)])
+
+
+def test_a_person_who_writes_again_by_themselves_is_heard_unless_suppressed(eraser, inbound):
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    eraser.erase(["+5511999990001"], reason="asked for")
+    heard_again = inbound.keep(WHATSAPP, [heard(later)])
+    eraser.erase(["+5511999990001"], reason="asked for", suppress=True)
+
+    still_heard = inbound.keep(WHATSAPP, [heard(later + timedelta(minutes=1))])
+
+    assert (heard_again, still_heard) == (1, 0)
+
+
+def test_statement_45_a_suppressed_person_is_not_sent_to_even_what_was_just_accepted(ledger, archive, eraser, sql):
+    eraser.erase([ANA], reason="asked for", suppress=True)
+    late = opened(ledger)  # accepted by a process that did not know yet
+
+    assert claim(ledger, late) == []
+    found = archive.find(late)
+    assert (found.state, found.code) == ("canceled", "suppressed")
+    assert archive.verify().faults == {}
+
+
+def test_a_suppressed_person_is_refused_until_an_operator_allows_it(ledger, eraser, database, sql):
+    policies = StoredPolicies(database, ledger.vault)
+    eraser.erase([ANA], reason="asked for", suppress=True)
+    policies.of("tests")
+    refused = policies.is_suppressed(ANA), policies.is_suppressed("bia@exemplo.com.br")
+
+    allowed = eraser.allow([ANA], reason="asked for it again")
+    policies.forget()
+    policies.of("tests")
+
+    assert (refused, allowed, policies.is_suppressed(ANA)) == ((True, False), 1, False)
+    assert eraser.allow([ANA], reason="again") == 0
+    id_ = opened(ledger)
+    assert [each.order.delivery_id for each in claim(ledger, id_)] == [id_]
+    acts = sql("SELECT reason FROM audit WHERE action = 'allowed an erased person'")
+    assert acts == [("asked for it again",)]

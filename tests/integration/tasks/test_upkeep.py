@@ -1,21 +1,24 @@
 """Beat's tasks against a real ledger; hints and providers stand at their ports."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from config.settings import load_settings
 from delivery.errors import Retryable
 from delivery.inbound import Event
 from delivery.outcomes import Deferred, Rejected
 from delivery.ports import Settlement
+from ingress.cli import cli
 from ingress.doctor import _retention
 from ledger.entries import hashed_key
 from ledger.letters import LetterFilter, Signed
 from ledger.replays import Replays, StopRule
-from tasks import absorb, app, drain, health, purge, sweep
+from tasks import absorb, app, chain, drain, health, purge, sweep
 from tests.integration.conftest import claim, lead, letter, new
 
 
@@ -87,6 +90,21 @@ def test_the_purge_forgets_what_is_too_old_and_hashes_what_an_old_process_left(v
     purge.run()
 
     assert sql("SELECT delivery_id, key FROM idempotency") == [(kept.id, hashed_key(ledger.vault, "key", "kept"))]
+
+
+def test_the_audit_trail_is_chained_and_verify_finds_what_was_changed(voice, ledger, sql, capsys):
+    ledger.open([new(lead())])
+    chain.run()
+    whole = CliRunner().invoke(cli, ["verify", "--json"])
+
+    sql("UPDATE audit SET actor = 'somebody else'")
+    changed = CliRunner().invoke(cli, ["verify", "--json"])
+    cut = CliRunner().invoke(cli, ["verify", "--json", "--end", "7:00ff"])
+
+    assert (whole.exit_code, json.loads(whole.stdout)["well"]) == (0, True)
+    assert (changed.exit_code, json.loads(changed.stdout)["faults"]) == (1, {"audit_blocks_changed": 1})
+    assert json.loads(cut.stdout)["faults"] == {"audit_blocks_changed": 1, "audit_ends_missing": 1}
+    assert CliRunner().invoke(cli, ["verify", "--end", "nonsense"]).exit_code == 2
 
 
 def test_the_doctor_tells_what_the_purge_should_have_deleted(voice, ledger, sql):

@@ -12,7 +12,7 @@ from tasks.app import Entrega
 def test_the_timetable_wakes_the_upkeep_tasks() -> None:
     rhythm = {tick.task: tick.every.total_seconds() for tick in TIMETABLE}
 
-    assert rhythm == {"sweep": 5, "confirm": 10, "drain": 10, "health": 60, "purge": 3600}
+    assert rhythm == {"sweep": 5, "confirm": 10, "drain": 10, "health": 60, "chain": 60, "purge": 3600}
 
 
 @pytest.mark.parametrize("tick", TIMETABLE, ids=lambda tick: tick.task)

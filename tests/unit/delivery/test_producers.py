@@ -21,12 +21,16 @@ class Rules:
     def __init__(self, policy):
         self.policy = policy
         self.forgotten = 0
+        self.suppressed = set()
 
     def of(self, producer):
         return self.policy
 
     def mark(self, recipient):
         return f"#{recipient}"
+
+    def is_suppressed(self, recipient):
+        return recipient in self.suppressed
 
     def forget(self):
         self.forgotten += 1
@@ -151,6 +155,28 @@ def test_everybody_whom_a_command_reaches_must_be_on_the_list(allowed, recipient
     refused = refusal(policy, to(*recipients), Rules(policy))
 
     assert (refused and refused.code) == code
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"email": "bia@exemplo.com.br", "telefone": "+5511999990001"},
+        {"email": "bia@exemplo.com.br", "options": {"fallback": {"kind": "send_whatsapp", "to": "+5511999990001",
+                                                                  "text": "Oi"}}},
+    ],
+    ids=["its recipient", "a lead's number", "its fallback"],
+)  # fmt: skip
+def test_a_command_that_names_a_suppressed_person_is_refused_whatever_the_policy(changes):
+    rules = Rules(ProducerPolicy())
+    rules.suppressed = {"ana.teste@exemplo.com.br", "+5511999990001"}
+    command = CreateLead(
+        **({"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"} | changes)
+    )
+
+    refused = refusal(ProducerPolicy(), command, rules)
+
+    assert refused.code == "suppressed"
 
 
 @pytest.mark.parametrize(("most", "code"), [(None, None), (3, None), (2, "too_many_recipients")])

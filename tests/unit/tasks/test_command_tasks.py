@@ -7,7 +7,7 @@ from celery.utils.time import rate
 from kombu.exceptions import OperationalError
 
 from config.settings import load_settings
-from delivery.errors import FieldIssue, InvalidCommand, LedgerUnavailable
+from delivery.errors import FieldIssue, InvalidCommand, LedgerUnavailable, ProducerRefused
 from delivery.ids import new_id
 from delivery.intake import Answer
 from delivery.lane import Turn
@@ -179,6 +179,15 @@ def test_a_foreign_message_with_a_wrong_body_is_refused_and_counted(monkeypatch,
 
     assert refused == ["invalid_command"]
     assert not caught.value.requeue
+
+
+def test_a_foreign_command_for_an_erased_person_is_refused_and_not_held(monkeypatch, refused):
+    monkeypatch.setitem(app.__dict__, "intake", Door(ProducerRefused("suppressed")))
+
+    with pytest.raises(Reject) as caught:
+        run(**LEAD)
+
+    assert (refused, caught.value.requeue) == (["suppressed"], False)
 
 
 @pytest.mark.parametrize("value", ["nonsense", 7, None, ["x"]])
