@@ -103,6 +103,7 @@ class Settings(BaseSettings):
         entrega_standins: The providers are stand-ins: deliveries accepted now never go to real ones. Sandbox only.
         entrega_integrations: Folder of integration forms that replace the shipped ones, all of them.
         entrega_keep: Days that ended deliveries, events and records stay; see `config.retention`.
+        entrega_remote_control: Let workers answer Flower's questions; see `worker.control`.
         entrega_failpoints: Let a worker be ended or deceived at named points, as the fault suite orders; sandbox only.
         crm_timeout: Seconds; None leaves the CRM's form in force.
         crm_max_retries: Upper bound for the short retries of the CRM; None leaves the form in force.
@@ -133,6 +134,7 @@ class Settings(BaseSettings):
     entrega_api_key: SecretStr | None = None
     entrega_integrations: Path | None = None
     entrega_failpoints: bool = False
+    entrega_remote_control: bool = False
     entrega_standins: bool = False
     entrega_private_network: bool = False
     entrega_master_keys: SecretStr | None = None

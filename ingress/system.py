@@ -28,7 +28,7 @@ from config.running import (
 )
 from config.settings import STANDINS, Settings
 from sandbox.children import Child, Command, end_leftovers
-from sandbox.doors import SandboxError, free_port, log_tail, make_folder, make_private_folder
+from sandbox.doors import SandboxError, free_port, log_tail, make_folder, make_private_folder, write_private
 from sandbox.graph_webhooks import Telling
 from sandbox.logs import rotate_logs
 from sandbox.postgres import PostgresServer
@@ -44,6 +44,7 @@ _LEDGER_WITHIN = timedelta(seconds=60)
 _LEDGER_PAUSE = timedelta(seconds=2)
 _RESTART_PAUSE = timedelta(seconds=1)
 _POLL_S = 0.05
+_BROKER_USERS = {"beat": "producer", "web": "producer", "flower": "flower"}  # the others: worker
 _WEBHOOK = "/webhooks/whatsapp/default"
 
 
@@ -108,6 +109,11 @@ class System:
         settings = self.plan.settings
         made = settings.entrega_env == "sandbox" and settings.entrega_bootstrap_key is None
         return settings.bootstrap_key_file.resolve() if made else None
+
+    @property
+    def foreign_url_file(self) -> Path:
+        """Where the REDIS_URL for other programs' Celery clients is kept: they may send commands, and read nothing."""
+        return self.data / "celery-clients.url"
 
     @property
     def url(self) -> str:
@@ -216,7 +222,9 @@ class System:
             self.variables["DATABASE_URL"] = url
         if settings.redis_url is None:
             valkey = ValkeyServer(self._servers)
-            self.variables["REDIS_URL"] = self._started("valkey", valkey, valkey.start)
+            self._started("valkey", valkey, valkey.start)
+            self.variables["REDIS_URL"] = valkey.url_of("worker")
+            write_private(self.foreign_url_file, valkey.url_of("foreign") + "\n")
         else:
             self.variables["REDIS_URL"] = settings.redis_url.get_secret_value()
         if self.plan.sandbox:
@@ -275,6 +283,8 @@ class System:
                 time.sleep(_LEDGER_PAUSE.total_seconds())
 
     def _start_processes(self) -> None:
+        if self.plan.flower:
+            self.variables["ENTREGA_REMOTE_CONTROL"] = "true"
         for n in range(1, self.plan.workers + 1):
             self._part("worker", f"worker{n}")
         self._part("beat", "beat")
@@ -291,6 +301,9 @@ class System:
 
     def _python(self, name: str, *arguments: str, without: tuple[str, ...] = ()) -> None:
         variables = {key: value for key, value in self.variables.items() if key not in without}
+        valkey = self.parts.get("valkey")
+        if isinstance(valkey, ValkeyServer) and name in _BROKER_USERS:
+            variables["REDIS_URL"] = valkey.url_of(_BROKER_USERS[name], variables["REDIS_URL"])
         environment = child_environment(variables)
         log = self.data / "logs" / f"{name}.log"
         make_private_folder(log.parent)
@@ -330,6 +343,8 @@ def addresses(system: System) -> Mapping[str, str]:
         "redis": system.variables["REDIS_URL"],
         "logs": str(system.data / "logs"),
     }
+    if "valkey" in system.parts:
+        found["celery_clients"] = system.foreign_url_file.read_text(encoding="ascii").strip()
     if "FLOWER_PORT" in system.variables:
         from worker.flower import USER, flower_password  # nothing else here needs the worker's packages
 

@@ -81,6 +81,8 @@ def _announce_parts(system: System, found: Mapping[str, str]) -> None:
         if name in found:
             typer.echo(f"  {label:<22} {found[name]}")
     typer.echo(f"  {'Postgres and Redis':<22} {_short(system.data / 'running.json')} (with their passwords)")
+    if "celery_clients" in found:
+        typer.echo(f"  {'other Celery clients':<22} {_short(system.foreign_url_file)} (their REDIS_URL)")
 
 
 def _short(path: Path) -> Path:

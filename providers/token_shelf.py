@@ -138,7 +138,7 @@ class TokenShelf:
 
     def unlock(self, holder: str) -> None:
         """Let others fetch, if the lock is still ours."""
-        self._tried(lambda redis: redis.eval(_UNLOCK, 1, self._lock_key, holder), otherwise=None)
+        self._tried(lambda redis: redis.register_script(_UNLOCK)([self._lock_key], [holder]), otherwise=None)
 
     def grant(self) -> Mapping[str, str]:
         """Ask by our own name alone."""

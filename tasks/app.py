@@ -223,7 +223,7 @@ def _check_writable(order: Order) -> None:
 
 def _celery_settings(app: Entrega) -> Mapping[str, Any]:
     """Return Celery's settings. Source of each: facts measured on Celery 5.7 with Redis, 2026-11-22."""
-    return _broker(app.settings) | _routing(app.specs) | _behaviour(app.settings) | _worker()
+    return _broker(app.settings) | _routing(app.specs) | _behaviour(app.settings) | _worker(app.settings)
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def _broker(settings: Settings) -> dict[str, Any]:
             "socket_keepalive": True,
             "health_check_interval": 25,
             "max_connections": 50,
-            "priority_steps": [0, 3, 6],
+            "priority_steps": [0, 3, 6, 9],  # 9 is used by strangers only, whose clients know these four
         },
     }
 
@@ -280,6 +280,7 @@ def _behaviour(settings: Settings) -> dict[str, Any]:
         "task_retry_on_worker_lost": True,
         "task_publish_retry": False,  # the row is safe: a producer never waits for the broker
         "task_ignore_result": True,
+        "result_backend": "tasks.results:NoResults",
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_send_sent_event": False,
@@ -291,7 +292,7 @@ def _behaviour(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _worker() -> dict[str, Any]:
+def _worker(settings: Settings) -> dict[str, Any]:
     return {
         "worker_pool": "threads",
         "worker_concurrency": WORKER_THREADS,
@@ -303,6 +304,7 @@ def _worker() -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_send_task_events": True,
+        "worker_enable_remote_control": settings.entrega_remote_control,
     }
 
 

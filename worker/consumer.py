@@ -33,6 +33,10 @@ class QuietConsumer(Consumer):
 
     _events_due = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Workers have nothing to say to each other, so nothing is heard that could be forged.
+        super().__init__(*args, **{**kwargs, "without_gossip": True, "without_mingle": True})
+
     def on_send_event_buffered(self) -> None:
         """Let the events of a moment travel together. Called by any thread."""
         if self.hub and not self._events_due:

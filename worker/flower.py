@@ -10,6 +10,8 @@ from pathlib import Path
 import flower.options  # noqa: F401 - registers the options
 from tornado.options import options
 
+from config.kept_text import kept_text
+
 USER = "operator"
 
 
@@ -26,9 +28,12 @@ def guard_flower(data: Path) -> None:
 
 def flower_password(data: Path) -> str:
     """Return Flower's password, made at first use and readable by its owner only."""
-    file = data / "flower.password"
-    if not file.exists():
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(18))
-    return file.read_text().strip()
+    file = password_file(data)
+    if file.exists() and not file.read_text(encoding="ascii").strip():  # its maker was killed: anybody could log in
+        file.unlink()
+    return kept_text(file, lambda: secrets.token_urlsafe(18))
+
+
+def password_file(data: Path) -> Path:
+    """Return where Flower's password is kept."""
+    return data / "flower.password"

@@ -32,6 +32,7 @@ from tasks.transport import be_patient
 from worker.alerts import announce
 from worker.attendance import Attendance
 from worker.clock import SpareClock
+from worker.control import answer_questions_only
 from worker.failpoints import fit_failpoints
 from worker.metrics import Recorder, make_recorder
 from worker.sentry import report_error, start_sentry
@@ -81,6 +82,7 @@ def attach(app: "Entrega") -> None:
             await_ledger(app, pauses=_pauses())
             _log.debug("engine_built", worker=app.engine.worker)  # built here, so that a wrong setting stops the start
             _keep_refused(app)
+            answer_questions_only()
 
     clock, attendance = SpareClock(app), Attendance(app)
 
@@ -241,11 +243,14 @@ def check_ledger(app: "Entrega") -> None:
 
 
 def _guard_flower(app: "Entrega") -> None:
-    from worker.flower import USER, guard_flower  # Flower and Tornado are for this one process
+    from worker.flower import USER, guard_flower, password_file  # Flower and Tornado are for this one process
 
-    guard_flower(app.settings.entrega_data)
-    password_file = app.settings.entrega_data / "flower.password"
-    _log.info("flower_guarded", user=USER, password_file=str(password_file), override="FLOWER_BASIC_AUTH=user:password")
+    data = app.settings.entrega_data
+    guard_flower(data)
+    # Else it would put back what workers hold too long: their task, and it may not touch messages.
+    app.conf.broker_transport_options |= {"ack_emulation": False}
+    kept = str(password_file(data))
+    _log.info("flower_guarded", user=USER, password_file=kept, override="FLOWER_BASIC_AUTH=user:password")
 
 
 def _pauses() -> Iterator[float]:

@@ -348,11 +348,13 @@ def temporary_data() -> Iterator[Path]:
 @contextmanager
 def _running(system: System) -> Iterator[Running]:
     app = _producer(system)
-    url = system.variables["REDIS_URL"]
-    client = redis.Redis.from_url(url)
-    foreign = Celery("stranger", broker=url, set_as_current=False)
+    valkey = system.parts["valkey"]
+    client = redis.Redis.from_url(valkey.url)
+    foreign = Celery("stranger", broker=valkey.url_of("foreign"), set_as_current=False)
     try:
         yield Running(system, app, controls(system.standins_or_fail), client, foreign)
+        if "valkey" in system.parts and system.parts["valkey"].running:
+            assert client.acl_log() == []  # no part of ours asked for more than its broker user may do
     finally:
         client.close()
         foreign.close()

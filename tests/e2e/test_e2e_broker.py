@@ -1,17 +1,23 @@
 """Strangers at the broker: whatever they send, the same worker goes on, and an operator sees what was refused."""
 
+import base64
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ingress.system import addresses
 from tasks.messages import MOST_BYTES
 from tests.e2e.conftest import lead_of
 from tests.faults.shapes import ABSENT, GOOD_BODY, SHAPES, bomb, item
+
+FLOWER = True
 
 
 @pytest.fixture
@@ -114,6 +120,68 @@ def test_a_message_that_is_too_large_is_refused(running, worker):
     send(running, item(b"[" + b" " * MOST_BYTES + b"]"))
 
     running.wait(lambda: running.entrega("broker", "rejected", "--reason", "too_large"), "its copy")
+
+
+def test_a_remote_shutdown_ends_no_worker_and_questions_are_answered(running, worker):
+    full = running.app.control  # with all the rights of a worker
+
+    full.broadcast("shutdown")
+    for command, arguments in REMOTE:
+        full.broadcast(command, arguments=arguments)
+    name = next(iter(full.inspect(timeout=30, limit=1).ping()))
+
+    assert full.inspect([name], timeout=30, limit=1).active_queues()[name]
+    assert worker.is_running()
+
+
+REMOTE = [
+    ("revoke", {"task_id": "x", "terminate": True}),
+    ("terminate", {"task_id": "x", "signal": "KILL"}),
+    ("pool_shrink", {"n": 16}),
+    ("pool_restart", {}),
+    ("rate_limit", {"task_name": "create_lead", "rate_limit": "1/h"}),
+    ("cancel_consumer", {"queue": "crm"}),
+    ("hello", {"from_node": "x", "revoked": {"x": 1}}),
+    ("election", {"id": "x", "topic": "x", "action": "x"}),
+    ("disable_events", {}),
+]
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/broker", "/workers", "/api/tasks", "/api/workers", "/worker/x"])
+def test_statement_32_flower_shows_nothing_without_its_login(running, path):
+    assert [flower(running, path, login) for login in ("", "operator:", "operator:wrong", "operator")] == [401] * 4
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"/api/worker/{each}/x" for each in ("shutdown", "pool/restart", "pool/grow", "queue/add-consumer")),
+        *(f"/api/task/{each}" for each in ("apply/sweep", "async-apply/sweep", "send-task/sweep", "revoke/x")),
+    ],
+)
+def test_statement_32_flower_is_read_only_for_its_own_user_too(running, path):
+    login = addresses(running.system)["flower_login"]
+
+    assert flower(running, path, login, data=b"{}") == 403
+
+
+def test_statement_33_flowers_metrics_are_not_reachable_from_outside(running):
+    process = psutil.Process(running.system.parts["flower"].pid)
+    listening = {each.laddr.ip for each in process.net_connections() if each.status == psutil.CONN_LISTEN}
+
+    assert listening == {"127.0.0.1"}
+    assert flower(running, "/metrics") == 200
+
+
+def flower(running, path, login="", data=None):
+    request = Request(addresses(running.system)["flower"] + path, data=data)
+    if login:
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    try:
+        with urlopen(request, timeout=60) as page:
+            return page.status
+    except HTTPError as err:
+        return err.code
 
 
 json_values = st.recursive(

@@ -222,7 +222,7 @@ def test_worker_beat_and_flower_work_by_themselves_and_a_worker_waits_for_postgr
     postgres.stop()
     names = ("celery", "-A", "worker")
 
-    with start(*names, "worker", "--loglevel=INFO", **variables) as worker:
+    with start(*names, "worker", "--loglevel=INFO", **variables, ENTREGA_REMOTE_CONTROL="true") as worker:
         worker.says("ledger_away")
         wait(lambda: worker.text.count("ledger_away") >= 2, "the worker tries again")
         postgres.start()

@@ -102,7 +102,7 @@ class HurtSystem(System):
         self.proxies = {name: Proxy(port or 0).start() for name, port in ports.items()}
         crm = self.proxies["crm"].url
         self.variables |= {
-            "CRM_API_URL": crm, "CRM_TOKEN_URL": f"{crm}/oauth/token",
+            "CRM_API_URL": crm, "CRM_TOKEN_URL": f"{crm}/oauth/token", "ENTREGA_REMOTE_CONTROL": "true",
             "WHATSAPP_API_URL": self.proxies["whatsapp"].url, "SMTP_PORT": str(self.proxies["email"].port),
         }  # fmt: skip
         super()._start_processes()
@@ -304,8 +304,8 @@ def _surveyed(system: HurtSystem) -> Ground:
         app,
         connect(system.variables["DATABASE_URL"], pool_size=4, name="faults"),
         controls(system.standins_or_fail),
-        redis.Redis.from_url(system.variables["REDIS_URL"], socket_timeout=5),
-        _stranger(system.variables["REDIS_URL"]),
+        redis.Redis.from_url(system.parts["valkey"].url, socket_timeout=5),
+        _stranger(system.parts["valkey"].url_of("foreign")),
         Failpoints(system.data / FOLDER),
         brittle.failpoints,
     )

@@ -15,7 +15,10 @@ PAGE = (HOME / "docs" / "configuration.md").read_text(encoding="utf-8")
 EXAMPLE = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (HOME / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
 FIELDS = {name.upper() for name in Settings.model_fields}
 # Made by docker compose for its own servers, or Flower's own: no settings of ours.
-OF_OTHERS = {"POSTGRES_PASSWORD", "VALKEY_PASSWORD", "FLOWER_BASIC_AUTH", "FLOWER_ADDRESS", "FLOWER_PORT"}
+OF_OTHERS = {
+    *("POSTGRES_PASSWORD", "VALKEY_PASSWORD", "VALKEY_PRODUCER_PASSWORD", "VALKEY_FLOWER_PASSWORD"),
+    *("VALKEY_FOREIGN_PASSWORD", "FLOWER_BASIC_AUTH", "FLOWER_ADDRESS", "FLOWER_PORT"),
+}
 
 
 def table(heading):

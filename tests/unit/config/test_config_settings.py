@@ -348,7 +348,7 @@ def test_outside_the_sandbox_a_protected_redis_is_accepted(
         (PRIVATE | {"REDIS_URL": "", "REDIS_HOST": "10.0.0.7"}, "needs a password"),
     ],
 )
-def test_outside_the_sandbox_a_redis_of_another_machine_needs_a_password_and_tls(
+def test_statement_26_outside_the_sandbox_a_redis_of_another_machine_needs_a_password_and_tls(
     env: dict[str, str], given: dict[str, str], words: str
 ) -> None:
     env.update(PRODUCTION | given)
@@ -373,7 +373,7 @@ def test_outside_the_sandbox_a_redis_of_another_machine_needs_a_password_and_tls
         (PRIVATE | {"DATABASE_URL": "postgres://u:p@db.example/entrega"}, "u:p@db.example/entrega?sslmode=require"),
     ],
 )
-def test_outside_the_sandbox_the_line_to_a_ledger_of_another_machine_is_encrypted(
+def test_statement_26_outside_the_sandbox_the_line_to_a_ledger_of_another_machine_is_encrypted(
     env: dict[str, str], given: dict[str, str], rest: str
 ) -> None:
     env.update(PRODUCTION | given)

@@ -127,6 +127,22 @@ def attempt(monkeypatch, outcome, *, lane=None, callback_url=None, hints=None, l
     return machine
 
 
+@pytest.mark.parametrize("ask", ["get", "wait", "ready", "successful"])
+def test_a_result_says_where_to_look_instead(door, ask):
+    result = create_lead.delay(**LEAD)
+
+    with pytest.raises(NotImplementedError, match=f"entrega show {ID}"):
+        getattr(result, ask)()
+
+
+@pytest.mark.parametrize("ask", ["status", "state", "result", "traceback"])
+def test_so_does_its_state(door, ask):
+    result = create_lead.delay(**LEAD)
+
+    with pytest.raises(NotImplementedError, match=f"/v1/deliveries/{ID}"):
+        getattr(result, ask)
+
+
 def test_delay_writes_the_row_and_returns_its_id(door):
     result = create_lead.delay(**LEAD)
 

@@ -1,8 +1,11 @@
+import base64
 import json
 
 import pytest
+from celery.backends.base import DisabledBackend
 from kombu.message import Message
 
+from tasks import app
 from tasks.messages import MOST_BYTES, Malformed, called, opened
 from tests.faults.shapes import _NO_HEADERS, GOOD_BODY, SHAPES, bomb, header, item
 
@@ -12,8 +15,6 @@ LEAD = GOOD_BODY[1]
 
 def read(raw):
     """Read a message as the worker does, up to its task."""
-    import base64
-
     found = opened(raw, "celery")
     return called(
         Message(
@@ -110,3 +111,17 @@ def test_issues_name_fields_and_never_values():
 
     assert {each.field for each in refused.value.issues} == {"headers.timelimit", "headers.id"}
     assert "ana" not in json.dumps([vars(each) for each in refused.value.issues])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/x-python-serialize", "application/x-yaml", "application/x-msgpack", "application/data", "text/plain"],
+)
+def test_statement_23_no_content_type_but_json_is_read_and_no_result_is_kept(kind):
+    with pytest.raises(Malformed) as refused:
+        read(item(b"\x80\x04N.", content_type=kind))
+
+    assert refused.value.issues[0].field == "content-type"
+    assert app.conf.accept_content == ["json"]
+    assert app.conf.task_serializer == "json"
+    assert isinstance(app.backend, DisabledBackend)
