@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from queue import Empty
+from time import monotonic
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
@@ -32,6 +33,8 @@ def be_patient() -> None:
 class PatientChannel(redis.Channel):
     """Reads the queues; what cannot be a message is refused in one line, before kombu keeps or unpacks it."""
 
+    _brpop_sent_at: Any = None
+
     @cached_property
     def _lasting_client(self) -> Any:
         return self._create_client()
@@ -47,6 +50,17 @@ class PatientChannel(redis.Channel):
     def _disconnect_pools(self) -> None:
         self.__dict__.pop("_lasting_client", None)  # it knows the pool that goes away
         super()._disconnect_pools()
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        # As kombu's own, but the queue that was read last comes last with all its priorities. A foreign client's
+        # messages are most urgent by default: a flood of them would keep every wake-up of normal priority waiting.
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if queues:
+            groups = (queues[:-1], queues[-1:])
+            keys = [self._q_for_pri(each, step) for some in groups for step in self.priority_steps for each in some]
+            self._in_poll = self.client.connection
+            self._brpop_sent_at = monotonic()
+            self.client.connection.send_command("BRPOP", *keys, timeout or self.brpop_timeout)
 
     def _brpop_read(self, **options: Any) -> bool:
         # As kombu's own, with the check between the pop and the rest.

@@ -81,8 +81,13 @@ class Target:
 
     @property
     def redis_url(self) -> str:
-        """Valkey, with the rights that the system itself has."""
+        """Valkey, with the rights that a worker has."""
         return self.system.variables["REDIS_URL"]
+
+    def broker_url(self, user: str) -> str:
+        """Return Valkey's URL with the rights of a user of `config.broker_users`."""
+        valkey: Any = self.system.parts["valkey"]
+        return str(valkey.url_of(user))
 
     @property
     def database_url(self) -> str:

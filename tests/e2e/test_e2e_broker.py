@@ -108,6 +108,16 @@ def test_a_foreign_message_with_a_far_eta_becomes_a_row_with_that_time_and_does_
     assert running.find(id_).next_at == at
 
 
+def test_a_flood_of_foreign_messages_does_not_hold_up_our_own(running, worker):
+    with running.stood_still():
+        running.redis.lpush("celery", *[SHAPES["body []"]] * 3000)
+        id_ = running.lead("aofundodafila")
+
+    running.until_alone(id_, "succeeded")
+
+    assert running.redis.llen("celery") > 0
+
+
 def test_a_compressed_message_is_refused_before_it_is_unpacked(running, worker):
     before = worker.memory_info().rss
 
