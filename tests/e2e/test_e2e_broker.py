@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from delivery.errors import LedgerUnavailable
 from ingress.system import addresses
 from tasks.messages import MOST_BYTES
 from tests.e2e.conftest import lead_of
@@ -97,6 +98,14 @@ def test_while_postgres_is_away_messages_are_refused_and_counted_and_the_loss_of
 
     assert not running.redis.llen("celery")
     running.revive("postgres")
+    running.wait(lambda: ledger_answers(running), "connections of before are gone")
+
+
+def ledger_answers(running):
+    try:
+        return running.sql("SELECT true")
+    except LedgerUnavailable:
+        return False
 
 
 def test_a_foreign_message_with_a_far_eta_becomes_a_row_with_that_time_and_does_not_wait_in_memory(running, worker):
