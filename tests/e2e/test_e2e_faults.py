@@ -340,7 +340,7 @@ def everything_over_rest(running, ids):
     return "\n".join(told)
 
 
-def test_statements_27_and_28_personal_data_shows_nowhere_but_in_the_sealed_ledger_and_at_the_providers(running):
+def test_statement_27_and_28_personal_data_shows_nowhere_but_in_the_sealed_ledger_and_at_the_providers(running):
     refused = running.metric("entrega_messages_rejected_total")
     running.control["crm"].plan({"status": 503, "times": 1, "match": "create_lead"})
     running.control["crm"].plan({"hang_s": 1.5, "effect": True, "times": 1, "match": "create_lead"})

@@ -78,7 +78,7 @@ def test_beat_and_flower_hold_neither_the_keys_nor_the_ledger_nor_a_provider():
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_52_containers_run_without_root_read_only_without_rights_and_within_bounds(name):
+def test_statement_52_containers_run_without_root_read_only_without_rights_and_within_bounds(name):
     service = SERVICES[name]
 
     assert service["read_only"] is True

@@ -65,7 +65,7 @@ def test_what_only_an_extra_needs_is_found():
 
 
 @pytest.mark.parametrize("file", _WANTED)
-def test_every_line_has_hashes_and_no_address_and_no_extra(file):
+def test_statement_53_every_line_has_hashes_and_no_address_and_no_extra(file):
     text = (FOLDER / file).read_text()
     lines = pins(file)
 
@@ -82,7 +82,7 @@ def _vulnerable(lines: list[Requirement]) -> list[str]:
 
 
 @pytest.mark.parametrize("file", _WANTED)
-def test_no_line_is_a_version_that_is_known_to_be_vulnerable(file):
+def test_statement_53_no_line_is_a_version_that_is_known_to_be_vulnerable(file):
     assert _vulnerable(pins(file)) == []
 
 

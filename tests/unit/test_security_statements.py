@@ -4,6 +4,7 @@ Every other statement is proved by a test that carries its number, next to the t
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -11,6 +12,7 @@ _PRODUCT = ("client", "config", "delivery", "ingress", "ledger", "providers", "s
 _TEMPLATE_ENGINES = {"chameleon", "django", "jinja2", "mako", "tornado.template"}
 
 
+@cache
 def _product_modules():
     return [(path, ast.parse(path.read_text())) for top in _PRODUCT for path in (_ROOT / top).rglob("*.py")]
 
