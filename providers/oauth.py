@@ -30,6 +30,7 @@ _WORD = re.compile(r"[a-z_]{1,40}")
 _RENEWAL_PAUSE = timedelta(seconds=30)
 _LOOK_EVERY = timedelta(milliseconds=50)
 _SERVER_ERROR = 500
+_LONGEST_LIFE_S = 366 * 86_400.0
 # Refusals of the token endpoint that pass by themselves, and our word for each.
 _TRANSIENT: Mapping[int, str] = {408: "unavailable", 425: "unavailable", 429: "rate_limited"}
 # Each process begins to renew at its own moment within this share of the margin, so that the first one renews while
@@ -322,7 +323,7 @@ def _refresh_token_in(answer: Answer) -> str | None:
 def _life(expires_in: object) -> timedelta | None:
     try:
         seconds = float(expires_in) if isinstance(expires_in, int | float | str) else 0.0
-        return timedelta(seconds=seconds) if seconds > 0 else None
+        return timedelta(seconds=min(seconds, _LONGEST_LIFE_S)) if seconds > 0 else None
     except (ValueError, OverflowError):
         return None
 

@@ -3,12 +3,15 @@
 import json
 
 import pytest
+from celery.exceptions import Reject
 from typer.testing import CliRunner
 
 from delivery.errors import InvalidCommand
 from ingress.cli import cli
 from tasks import create_lead
+from tasks.commands import message_refused
 from tests.integration.conftest import claim, lead, new
+from tests.integration.ingress.test_ingress_dead_letters import dead
 from tests.integration.ingress.test_rest_submit import LEAD
 
 AGES = ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2100-01-01T00:00:00Z"]
@@ -67,6 +70,32 @@ def test_celerys_own_times_are_refused_as_the_fields_they_become(voice, archive,
         create_lead.apply_async(kwargs=LEAD, **options)
 
     assert archive.search() == []
+
+
+@pytest.mark.parametrize("written", [*AGES, "2026-13-01T00:00:00Z"])
+def test_a_foreign_clients_command_is_refused_by_name_and_its_message_is_counted(voice, archive, written):
+    refused = []
+
+    def counted(reason="", **_):
+        refused.append(reason)
+
+    message_refused.connect(counted, weak=False)
+    with pytest.raises(Reject, match=r"options\.send_at"):
+        create_lead.run(**LEAD, options={"send_at": written})
+    message_refused.disconnect(counted)
+
+    assert refused == ["invalid_command"]
+    assert archive.search() == []
+
+
+@pytest.mark.parametrize("written", AGES)
+def test_a_correction_of_a_dead_letter_is_refused_by_name(door, ledger, written):
+    (id_,) = dead(ledger, lead())
+    body = {"reason": "a later day", "changes": {"options": {"send_at": written}}}
+
+    answer = door.post(f"/v1/dead-letters/{id_}/edit", body)
+
+    assert (answer.status_code, field_of(answer)) == (422, ["options.send_at"])
 
 
 @pytest.fixture

@@ -149,6 +149,7 @@ def test_headers_carry_the_token_as_bearer() -> None:
         pytest.param({"expires_in": None}, 7_200 - 1_440, id="absent: the spec's life"),
         pytest.param({"expires_in": "soon"}, 7_200 - 1_440, id="unreadable: the spec's life"),
         pytest.param({"expires_in": -5}, 7_200 - 1_440, id="negative: the spec's life"),
+        pytest.param({"expires_in": 1e300}, 366 * 86_400 - 1_800, id="huge: a year"),
     ],
 )
 def test_a_token_is_renewed_ahead_of_its_end(answer: dict[str, object], fresh_s: float) -> None:
