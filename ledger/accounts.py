@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Engine, Row, text
@@ -60,7 +60,7 @@ class Added:
     """
 
     version: int
-    values: Mapping[str, str]
+    values: Mapping[str, str] = field(repr=False)
     settings: Settings | None
     issue: str | None = None
 

@@ -11,8 +11,9 @@ from ledger.order import BLOCKS_FOR, UNBLOCKED
 _WINDOW = 500
 _HEADS = 500
 
+_PLACES = ", ".join(f"({place}::smallint)" for place in range(len(PRIORITIES)))
 # A look at each priority by itself, most urgent first: what a LIMIT ends early.
-BY_PRIORITY = f"(VALUES {', '.join(f'({place}::smallint)' for place in range(len(PRIORITIES)))}) p (priority)"
+BY_PRIORITY = f"(VALUES {_PLACES}) p (priority)"
 LANE = "d.account = :account AND d.kind = :kind"
 NO_LIVE_HINT = "(d.hinted_at IS NULL OR d.hinted_at < now() - :stale_s * interval '1 second')"
 _DUE = f"{LANE} AND d.next_at <= now() AND d.expires_at > now() AND {NO_LIVE_HINT}"

@@ -37,8 +37,8 @@ class DataKey:
         is_new: Made here and not stored yet.
     """
 
-    key: bytes
-    wrapped: bytes
+    key: bytes = field(repr=False)
+    wrapped: bytes = field(repr=False)
     is_new: bool = False
 
 

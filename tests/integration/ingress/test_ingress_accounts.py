@@ -10,6 +10,7 @@ from delivery.outcomes import Rejected
 from delivery.ports import Settlement
 from ingress.accounts import typed_values
 from ingress.cli import cli
+from ledger.accounts import Accounts
 from ledger.credentials import PostgresCredentials
 from tasks import app
 from tests.integration.conftest import claim, lead, letter, new
@@ -161,3 +162,37 @@ def test_values_are_asked_for_one_by_one_and_secrets_without_an_echo(monkeypatch
         "SMTP_HOST": "127.0.0.1", "SMTP_PASSWORD": "invented",
     }  # fmt: skip
     assert asked == [("SMTP_HOST", False), ("SMTP_USER", False), ("SMTP_PASSWORD", True), ("OWN_TOKEN", True)]
+
+
+def test_statement_49_no_door_and_no_repr_shows_a_credential(run, rotating, ledger, database):
+    lines = "CRM_API_URL=https://crm.exemplo.com.br\nCRM_API_KEY=invented-api-key\n"
+    put = run("accounts", "add", "crm:vendas", input=lines)
+    given = run("accounts", "set", ACCOUNT, input="invented-refresh-token\n")
+    ledger.open([new(lead())])
+
+    told = [put, given, run("accounts", "list"), run("accounts", "list", "--json")]
+    objects = [
+        app.accounts.added(fresh=True),
+        app.accounts.settings("crm:vendas"),
+        PostgresCredentials(database, ledger.vault).find(ACCOUNT),
+        ledger,
+        ledger.vault.data_keys([b"x"]),
+    ]
+
+    shown = "".join([*(each.output for each in told), *map(repr, objects)])
+    assert [each.exit_code for each in told] == [0] * 4
+    assert "crm:vendas" in shown
+    assert "invented" not in shown
+    assert "b'" not in repr(objects[-1][b"x"])
+
+
+def test_statement_49_an_added_account_is_rotated_without_a_restart(run, rotating, ledger):
+    lines = "CRM_API_URL=https://crm.exemplo.com.br\nCRM_API_KEY=old\n"
+    run("accounts", "add", "crm:vendas", input=lines)
+    elsewhere = Accounts(ledger.engine, ledger.vault.masters, app.settings, {"crm": app.specs["crm"]})
+    before = elsewhere.settings("crm:vendas").crm_api_key.get_secret_value()
+
+    run("accounts", "add", "crm:vendas", input="CRM_API_KEY=new\n")
+    elsewhere.added(fresh=True)
+
+    assert (before, elsewhere.settings("crm:vendas").crm_api_key.get_secret_value()) == ("old", "new")

@@ -21,7 +21,7 @@ def store(database):
     return found
 
 
-def test_what_was_given_is_found_again_and_stands_sealed(store, sql):
+def test_statement_49_what_was_given_is_found_again_and_stands_sealed(store, sql):
     found = store.find(ACCOUNT)
 
     assert (found.version, found.secrets) == (1, {"refresh_token": "refresh-1"})

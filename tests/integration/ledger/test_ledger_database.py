@@ -4,7 +4,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.database import connect, fetch, statement, transaction
@@ -145,3 +145,15 @@ def test_a_server_without_tls_says_what_to_do_where_tls_is_wanted(postgres_url):
         check_schema(wanting)
 
     wanting.dispose()
+
+
+def test_statement_30_an_error_of_the_database_carries_no_parameters(database):
+    with pytest.raises(DBAPIError) as told, transaction(database) as connection:
+        connection.execute(text("SELECT 1 / CAST(:value AS int)"), {"value": 0, "other": "zefirina"})
+    with pytest.raises(DBAPIError) as fetched, transaction(database) as connection:
+        fetch(connection, text("SELECT 1 / length(:value)"), {"value": ""})
+
+    assert [each.value.hide_parameters for each in (told, fetched)] == [True, True]
+    assert "zefirina" not in str(told.value)
+    assert "hidden due to hide_parameters" in str(told.value)
+    assert not database.echo

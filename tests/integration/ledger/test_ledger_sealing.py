@@ -26,12 +26,29 @@ def test_sealing_twice_gives_different_bytes():
     [(bytes(32), "a", 0), (KEY, "b", 0), (KEY, "a", 1)],
     ids=["another key", "another place", "changed bytes"],
 )
-def test_a_sealed_value_opens_nowhere_else(key, place, spoil):
+def test_statement_48_a_sealed_value_opens_nowhere_else(key, place, spoil):
     sealed = bytearray(seal(KEY, b"Ana", "a"))
     sealed[-1] ^= spoil
 
     with pytest.raises(Unreadable):
         unseal(key, bytes(sealed), place)
+
+
+def test_statement_48_no_nonce_comes_twice():
+    nonces = {seal(KEY, b"", "p")[:12] for _ in range(200_000)}
+
+    assert len(nonces) == 200_000
+
+
+def test_statement_48_a_wrapped_key_moved_to_another_person_opens_nothing(ledger, archive, sql):
+    first, second = ledger.open([new(lead(1)), new(lead(2))])
+    sql(
+        "UPDATE people SET data_key = (SELECT data_key FROM people WHERE person = (SELECT person FROM deliveries"
+        " WHERE id = :a)) WHERE person = (SELECT person FROM deliveries WHERE id = :b)", a=first.id, b=second.id,
+    )  # fmt: skip
+
+    assert [each.order.delivery_id for each in claim(ledger, first.id, second.id)] == [first.id]
+    assert archive.find(second.id).code == "unreadable"
 
 
 def test_a_truncated_value_is_unreadable():
@@ -72,7 +89,7 @@ def test_nothing_readable_about_a_person_lies_in_the_database(ledger, sql):
     assert b"Teste" not in raw
 
 
-def test_a_payload_moved_to_another_row_is_a_dead_letter(ledger, archive, sql):
+def test_statement_48_a_payload_moved_to_another_row_is_a_dead_letter(ledger, archive, sql):
     first, second = ledger.open([new(lead(1)), new(lead(2))])
     sql("UPDATE payloads SET body = (SELECT body FROM payloads WHERE delivery_id = :a) WHERE delivery_id = :b",
         a=first.id, b=second.id)  # fmt: skip

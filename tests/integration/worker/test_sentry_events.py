@@ -85,7 +85,7 @@ def _leaks(collector):
     return [each for each in CANARIES if each in b"".join(collector.envelopes)]
 
 
-def test_an_error_arrives_without_people_or_secrets(sentry):
+def test_statement_29_an_error_arrives_without_people_or_secrets(sentry):
     report_error(_failure(), {"request_id": ID, "action": "create_lead", "nome": LOCAL})
 
     events = _events(sentry)
@@ -96,7 +96,7 @@ def test_an_error_arrives_without_people_or_secrets(sentry):
     assert (events[0]["environment"], events[0]["release"]) == ("sandbox", "0.1.0")
 
 
-def test_only_allowed_parts_leave(sentry):
+def test_statement_29_only_allowed_parts_leave(sentry):
     scope = sentry_sdk.get_isolation_scope()
     scope.set_user({"email": ADDRESS})
     scope.set_extra("body", LOCAL)
@@ -144,7 +144,7 @@ def test_a_logged_traceback_becomes_an_event_and_a_logged_line_does_not(sentry):
     assert _leaks(sentry) == []
 
 
-def test_a_failed_task_is_reported_without_its_arguments(sentry):
+def test_statement_29_a_failed_task_is_reported_without_its_arguments(sentry):
     app = Celery("test", broker="memory://", backend=None, set_as_current=False)
     app.conf.task_ignore_result = True
 

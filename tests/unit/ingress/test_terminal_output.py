@@ -27,7 +27,7 @@ def test_a_payload_is_shown_without_orders(capsys):
     assert not has_orders(out)
 
 
-def test_sentences_tables_and_failures_are_shown_without_orders(capsys):
+def test_statement_31_sentences_tables_and_failures_are_shown_without_orders(capsys):
     say(f"held: {ORDERS}")
     table = Table("name")
     table.add_row(Text(ORDERS))

@@ -74,7 +74,7 @@ def test_the_caller_may_name_the_service(stream, lines):
     assert lines()[0]["service"] == "crm_integration"
 
 
-def test_our_records_are_masked_by_name_and_by_value(stream, lines):
+def test_statement_30_our_records_are_masked_by_name_and_by_value(stream, lines):
     configure_logging("json", "INFO", stream=stream)
 
     structlog.get_logger().warning(f"call {PHONE}", nome="Ana Teste", detail=[ADDRESS], token="x" * 30)
@@ -85,7 +85,7 @@ def test_our_records_are_masked_by_name_and_by_value(stream, lines):
 
 
 @pytest.mark.parametrize("name", ["celery", "kombu.connection", "urllib3.pool", "sqlalchemy.engine", "flower", "other"])
-def test_records_of_libraries_take_the_same_way(name, stream, lines):
+def test_statement_30_records_of_libraries_take_the_same_way(name, stream, lines):
     configure_logging("json", "INFO", stream=stream)
 
     logging.getLogger(name).warning("for %s at %s", ADDRESS, PHONE)
@@ -119,7 +119,7 @@ def test_the_bodies_that_celery_prints_are_withheld(text, stream, lines):
     assert lines()[0]["event"].endswith("[message withheld]")
 
 
-def test_tracebacks_are_masked_and_show_no_locals(stream, lines):
+def test_statement_30_tracebacks_are_masked_and_show_no_locals(stream, lines):
     configure_logging("json", "INFO", stream=stream)
     secret = "Ana Teste da Silva"
 
@@ -141,7 +141,7 @@ def test_a_foreign_traceback_is_masked_too(stream, lines):
     assert lines()[0]["exception"] == "ValueError: no route to a***@exemplo.com.br"
 
 
-def test_line_breaks_and_escapes_stay_inside_one_record(stream, lines):
+def test_statement_31_line_breaks_and_escapes_stay_inside_one_record(stream, lines):
     configure_logging("json", "INFO", stream=stream)
     forged = 'x\n{"event": "forged"}\u2028y\x1b[31mred\x85'
 
@@ -151,7 +151,7 @@ def test_line_breaks_and_escapes_stay_inside_one_record(stream, lines):
     assert ("\x1b" in stream.getvalue(), "\u2028" in stream.getvalue()) == (False, False)
 
 
-def test_a_person_reads_coloured_lines_without_drawn_values():
+def test_statement_31_a_person_reads_coloured_lines_without_drawn_values():
     terminal = _Terminal()
     configure_logging("auto", "INFO", stream=terminal)
 
@@ -163,7 +163,7 @@ def test_a_person_reads_coloured_lines_without_drawn_values():
     assert ("\x1b[2J" in written, ADDRESS in written) == (False, False)
 
 
-def test_a_traceback_on_the_terminal_cannot_look_like_a_line():
+def test_statement_31_a_traceback_on_the_terminal_cannot_look_like_a_line():
     terminal = _Terminal()
     configure_logging("auto", "INFO", stream=terminal)
 
