@@ -38,8 +38,6 @@ def erase(
 
     Example: entrega erase --yes < addresses.txt
 
-    Example: entrega erase --tombstones > tombstones.jsonl
-
     Example: entrega erase --replay < tombstones.jsonl
     """
     from config.operator import operator_name
