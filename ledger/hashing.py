@@ -4,10 +4,12 @@ Runs after a migration and with every purge, so that also the last row of an old
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
+from delivery.ids import first_id, new_id
 from ledger.database import transaction
 from ledger.entries import CLEAR_KEYS, hashed_key
 from ledger.vault import Vault
@@ -34,17 +36,27 @@ _HASH_KEYS = text("""
 """)
 
 
-def hash_clear(vault: Vault) -> int:
+# From the newest on, and no further than to the first old one.
+_LAST_OLD_EVENT = text("""
+    SELECT id FROM inbound_events WHERE at < now() - CAST(:lately AS interval) ORDER BY id DESC LIMIT 1
+""")
+
+
+def hash_clear(vault: Vault, *, lately: timedelta | None = None) -> int:
     """Replace what stands in clear by its keyed hash, in transactions of bounded size; return how many values.
+
+    Args:
+        lately: Look only at deliveries and events that are younger; None reads all of them.
 
     Raises:
         LedgerUnavailable: Postgres is away; run it again.
         Unreadable: No master key at hand opens the index key.
     """
-    return sum(_hash_receipts(vault, table, id_type) for table, id_type in _PLACES.items()) + _hash_keys(vault)
+    receipts = sum(_hash_receipts(vault, table, id_type, lately) for table, id_type in _PLACES.items())
+    return receipts + _hash_keys(vault)
 
 
-def _hash_receipts(vault: Vault, table: str, id_type: str) -> int:
+def _hash_receipts(vault: Vault, table: str, id_type: str, lately: timedelta | None) -> int:
     # What cannot name a person is not even read: no id of WhatsApp's, no address, no number, no long word.
     find = text(f"""
         SELECT id, receipt FROM {table}
@@ -59,11 +71,21 @@ def _hash_receipts(vault: Vault, table: str, id_type: str) -> int:
         WHERE t.id = new.id AND t.receipt = new.clear AND new.clear <> new.hashed
     """)  # noqa: S608 - as above
     changed = 0
-    for connection, rows in _pages(vault, find, {"id": None}):
+    for connection, rows in _pages(vault, find, {"id": _first(vault, table, lately)}):
         clear = [row.receipt for row in rows]
         values = {"ids": [row.id for row in rows], "clear": clear, "hashed": list(map(vault.proof, clear))}
         changed += connection.execute(keep, values).rowcount
     return changed
+
+
+def _first(vault: Vault, table: str, lately: timedelta | None) -> object:
+    """Return the id after which to look; None for all."""
+    if lately is None or table == "callback_events":  # whose rows live for seconds
+        return None
+    if table == "deliveries":
+        return first_id(before=new_id(), span=lately)
+    with transaction(vault.engine) as connection:
+        return connection.scalar(_LAST_OLD_EVENT, {"lately": lately})
 
 
 def _hash_keys(vault: Vault) -> int:

@@ -41,6 +41,8 @@ _STALE, _STALE_WITH_NONE_WAITING = timedelta(seconds=8), timedelta(seconds=3)
 # With this many hints waiting for workers nothing is lost, only late: more hints would not help.
 _ENOUGH_HINTS = 1000
 _BATCH = 1000
+# A process of an earlier version that was forgotten writes no longer than this after a migration unnoticed.
+_OLD_PROCESS = timedelta(days=2)
 # What is due is taken up so far ahead: until the next sweep.
 _ROUND = next(tick.every for tick in TIMETABLE if tick.task == "sweep")
 
@@ -213,7 +215,7 @@ def chain(self: UpkeepTask) -> None:
 def purge(self: UpkeepTask) -> None:
     """Delete what the ledger no longer needs, and hash what an old process may have stored in clear."""
     with apart(self.app, "hashing"):
-        hashed = hash_clear(self.app.ledger.vault)
+        hashed = hash_clear(self.app.ledger.vault, lately=_OLD_PROCESS)
         if hashed:
             _log.info("hashed", rows=hashed)
     with apart(self.app, "retention"):

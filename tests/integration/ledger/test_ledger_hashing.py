@@ -167,3 +167,16 @@ def test_many_old_values_are_hashed_page_by_page(ledger, sql, monkeypatch):
 def test_an_empty_ledger_needs_no_key_to_find_nothing_to_hash(ledger, sql):
     assert hash_clear(ledger.vault) == 0
     assert sql("SELECT count(*) FROM vault") == [(0,)]
+
+
+def test_the_purge_looks_at_what_was_written_lately_alone(ledger, inbound, sql):
+    wamid = message_id(PHONE, outgoing=True)
+    sent(ledger, wamid)
+    inbound.keep(WHATSAPP, [Event("old", "status", status="sent"), Event("new", "status", status="sent")])
+    sql("UPDATE inbound_events SET receipt = :wamid", wamid=wamid)
+    sql("UPDATE inbound_events SET at = now() - interval '3 days' WHERE id = (SELECT min(id) FROM inbound_events)")
+    sql("UPDATE deliveries SET receipt = :wamid", wamid=wamid)
+
+    lately = hash_clear(ledger.vault, lately=timedelta(days=2))
+
+    assert (lately, hash_clear(ledger.vault)) == (2, 1)
