@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from config.services import adapter_issue, base_url_issues, name_issue, operation_issues, proof_issues
+from config.spec_mail import Mail
 from config.spec_operations import ErrorRule, Errors, Operations
 from config.spec_sections import (
     Alert,
@@ -118,6 +119,7 @@ class Spec(Section):
     operations: Operations
     probe: Probe
     webhook: Webhook | None = None
+    mail: Mail | None = None
     errors: Errors
     breaker: Breaker
     retry_budget: RetryBudget
@@ -190,6 +192,13 @@ class Spec(Section):
     def _webhook_can_be_read(cls, value: Webhook | None, info: ValidationInfo) -> Webhook | None:
         if value is not None and value.shape is None and info.data.get("adapter") != "whatsapp_cloud":
             raise ValueError("shape: missing; this adapter does not know what stands in the provider's webhooks")
+        return value
+
+    @field_validator("mail")
+    @classmethod
+    def _mail_has_its_allow_lists(cls, value: Mail | None, info: ValidationInfo) -> Mail | None:
+        if (value is None) is (info.data.get("adapter") == "smtp"):
+            raise ValueError("missing; e-mail needs its allow-lists" if value is None else "only for e-mail")
         return value
 
     @field_validator("errors")

@@ -6,6 +6,7 @@ made to fit instead, or left as it is: see `STORED`.
 
 import base64
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Annotated
 
@@ -35,6 +36,22 @@ STORED = {"stored": True}
 _MOST_FILE_BYTES = 10_000_000
 # A line of a mail's head holds 998 characters. Source: RFC 5322, section 2.1.1, read 2026-11-22.
 _LONGEST_URL = 900
+
+
+def _new_email_address(value: str, info: ValidationInfo) -> str:
+    address = _email_address(value)
+    if not address.isascii() and info.context != STORED and not all(map(_is_latin, address)):
+        raise ValueError("email_letters")
+    return address
+
+
+def _is_latin(character: str) -> bool:
+    """Tell whether a character is ASCII, or an ASCII letter with accents, which is what registro.br takes.
+
+    Other alphabets hold letters that look like these, so that an address could read like one that it is not.
+    """
+    parts = unicodedata.normalize("NFD", character)
+    return parts[0].isascii() and all(map(unicodedata.combining, parts[1:]))
 
 
 def _email_address(value: str) -> str:
@@ -99,7 +116,7 @@ def _fits_a_header(value: HttpUrl, info: ValidationInfo) -> HttpUrl:
     return value
 
 
-EmailAddress = Annotated[str, Field(max_length=254), AfterValidator(_email_address)]
+EmailAddress = Annotated[str, Field(max_length=254), AfterValidator(_new_email_address)]
 PhoneNumber = Annotated[str, Field(max_length=32), AfterValidator(e164)]
 WhatsAppRecipient = Annotated[str, Field(max_length=140), AfterValidator(_whatsapp_recipient)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]

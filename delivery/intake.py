@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from config.policy import Spec
-from delivery.commands import KINDS, Command, parse_command
+from delivery.commands import KINDS, Command, SendEmail, parse_command
 from delivery.destinations import url_issue
 from delivery.errors import FieldIssue, InvalidCommand, KeyReused, Permanent, ProducerRefused
 from delivery.ids import new_id
+from delivery.mail_rules import mail_issues
 from delivery.ports import Hint, Hints, Ledger, NewDelivery, Opened, Order
 from delivery.producers import LOOPING, NEEDS_APPROVAL, SUPPRESSED, UNBOUND, Policies, Unbound, refusal
-from delivery.reach import fallback_of
+from delivery.reach import fallback_of, messages_of
 from delivery.redaction import mask_recipient
 from delivery.wording import issue_text, receipt_text
 
@@ -80,6 +81,12 @@ class Reply:
         return self.answer
 
 
+def account_name(command: Command) -> str:
+    """Return the whole name of the account that a command asks for."""
+    wanted = command.options.account or "default"
+    return wanted if ":" in wanted else f"{command.service}:{wanted}"
+
+
 @dataclass(frozen=True)
 class Intake:
     """Accepts commands.
@@ -87,6 +94,7 @@ class Intake:
     Attributes:
         accounts: Known accounts, e.g. ("crm:default", "whatsapp:default").
         policies: What each producer may do.
+        from_email: The address that an e-mail account sends from, e.g. of "email:default"; None when it has none.
         frozen: Told of a producer that the loop guard froze just now.
         same_within: A repeat without a key counts as the same command within this time.
         key_kept: How long a producer's key is remembered; longer than any retry horizon.
@@ -104,6 +112,7 @@ class Intake:
     max_bytes: int = 16_000_000
     sandbox: bool = False
     policies: Policies = field(default_factory=Unbound)
+    from_email: Callable[[str], str | None] = lambda _: None
     frozen: Callable[[str], object] = lambda _: None
     writable: Callable[[Order], object] = lambda _: None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -192,6 +201,7 @@ class Intake:
         """
         command = self._parse(kind, body, language)
         account = self._account(command, language)
+        self._check_mail(command, account, language)
         self._check_fallback(command, language)
         return self._new(command, account, producer, origin)
 
@@ -203,7 +213,7 @@ class Intake:
             LedgerUnavailable: The policy cannot be read.
         """
         policy = self.policies.of(new.producer)
-        refused = refusal(policy, new.command, self.policies)
+        refused = refusal(policy, new.command, self.policies, senders=self._senders(new.command))
         # A message cannot be turned away, and is held; for a person who was erased it is not even stored.
         if refused is not None and (new.origin is None or refused.code == SUPPRESSED):
             raise refused
@@ -220,7 +230,7 @@ class Intake:
             LedgerUnavailable: The policy cannot be read.
         """
         policy = self.policies.of(new.producer)
-        refused = refusal(policy, new.command, self.policies)
+        refused = refusal(policy, new.command, self.policies, senders=self._senders(new.command))
         unseen = NEEDS_APPROVAL if policy.needs_approval and not approved else None
         return replace(new, policy=replace(UNBOUND, loop=policy.loop), held_code=refused.code if refused else unseen)
 
@@ -230,7 +240,7 @@ class Intake:
         kind, body = fallback_of(command.options.fallback)
         try:
             second = self._parse(kind, body, language)
-            self._account(second, language)
+            self._check_mail(second, self._account(second, language), language)
         except InvalidCommand as err:
             issues = tuple(FieldIssue(f"options.fallback.{each.field}", each.issue) for each in err.issues)
             raise InvalidCommand(command.kind, issues) from None
@@ -265,9 +275,23 @@ class Intake:
             issue = FieldIssue("options.callback_url", issue_text(word, language))
             raise InvalidCommand(command.kind, (issue,))
 
+    def _check_mail(self, command: Command, account: str, language: str) -> None:
+        mail = self.specs[command.service].mail
+        if mail is None or not isinstance(command, SendEmail):
+            return
+        found = mail_issues(command, mail, account=account, from_email=self.from_email(account))
+        issues = tuple(FieldIssue(name, issue_text(word, language)) for name, word in found)
+        if issues:
+            raise InvalidCommand(command.kind, issues)
+
+    def _senders(self, command: Command) -> list[str]:
+        """Return the addresses from which a command and its fallback would send mail."""
+        mails = [each for each in messages_of(command) if isinstance(each, SendEmail)]
+        found = [each.from_ or self.from_email(account_name(each)) for each in mails]
+        return [each for each in found if each is not None]
+
     def _account(self, command: Command, language: str) -> str:
-        wanted = command.options.account or "default"
-        name = wanted if ":" in wanted else f"{command.service}:{wanted}"
+        name = account_name(command)
         if name not in self.accounts or not name.startswith(f"{command.service}:"):
             raise InvalidCommand(command.kind, (FieldIssue("options.account", issue_text("account", language)),))
         return name

@@ -4,7 +4,7 @@ The intake asks what needs no counting (frozen, allow-list, approval); what is c
 transaction that opens the delivery, by the functions of this module.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from delivery.commands import Command, SendEmail
 from delivery.errors import ProducerRefused
 from delivery.fields import EmailAddress, WhatsAppRecipient
+from delivery.mail_rules import is_sender
 from delivery.reach import messages_of, named, reached
 
 _MINUTE = timedelta(minutes=1)
@@ -29,6 +30,7 @@ HELD_BECAUSE: Mapping[str, str] = {
     "daily_cap": "its producer had used up its day, and its message could not be turned away",
     "new_recipients_cap": "its producer had met its new people of the day, and its message could not be turned away",
     "recipient_not_allowed": "its producer may not write to this recipient, and its message could not be turned away",
+    "sender_not_allowed": "its producer may not send mail from this address, and its message could not be turned away",
     "too_many_recipients": "it reaches more people than its producer may write to, and could not be turned away",
     SUPPRESSED: "one of its recipients was erased, and nothing is accepted for them",
     LOOPING: "its producer was frozen, and its message could not be turned away",
@@ -129,8 +131,14 @@ class Unbound:
         """Do nothing."""
 
 
-def refusal(policy: ProducerPolicy, command: Command, policies: Policies) -> ProducerRefused | None:
-    """Return why a producer may not ask for this, or for its fallback, counts apart; None when it may."""
+def refusal(
+    policy: ProducerPolicy, command: Command, policies: Policies, *, senders: Collection[str] = ()
+) -> ProducerRefused | None:
+    """Return why a producer may not ask for this, or for its fallback, counts apart; None when it may.
+
+    Args:
+        senders: The addresses that mail would come from.
+    """
     if policy.frozen is not None:
         return ProducerRefused(LOOPING)
     if any(map(policies.is_suppressed, named(command))):
@@ -138,6 +146,9 @@ def refusal(policy: ProducerPolicy, command: Command, policies: Policies) -> Pro
     allowed = policy.allowed
     if allowed is not None and not all(_is_allowed(allowed, each, policies) for each in reached(command)):
         return ProducerRefused("recipient_not_allowed")
+    may_send_from = policy.senders
+    if may_send_from is not None and not all(is_sender(each, may_send_from) for each in senders):
+        return ProducerRefused("sender_not_allowed")
     most = policy.recipients_per_mail
     if most is not None and any(_mail_size(each) > most for each in messages_of(command)):
         return ProducerRefused("too_many_recipients")

@@ -20,6 +20,10 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "missing": ("campo obrigatório", "field required"),
     "extra_forbidden": ("campo desconhecido", "unknown field"),
     "email": ("e-mail em formato inválido", "not a valid e-mail address"),
+    "email_letters": (
+        "o domínio tem letras que se confundem com outras; só letras latinas, com ou sem acento",
+        "the domain has letters that may be taken for others; Latin letters only, with or without accents",
+    ),
     "phone": (
         "telefone inválido; use o formato internacional, ex.: +5511999999999",
         "not a valid phone number; use the international form, e.g. +5511999999999",
@@ -72,6 +76,19 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "model_type": ("deve ser um objeto", "must be an object"),
     "string_pattern_mismatch": ("formato inválido", "wrong format"),
     "header_names": ("só cabeçalhos X-... e Feedback-ID", "only X-... headers and Feedback-ID"),
+    "mail_header": ("cabeçalho não aceito; aceitos: {rest}", "header not accepted; accepted: {rest}"),
+    "mail_sender": (
+        "remetente não aceito; use o endereço da conta ou outro do mesmo domínio",
+        "sender not accepted; use the account's address or another one of its domain",
+    ),
+    "mail_file": (
+        "tipo de arquivo não aceito; extensões aceitas: {rest}",
+        "file not accepted; accepted extensions: {rest}",
+    ),
+    "mail_file_type": (
+        "o content_type não combina com a extensão; aceitos: {rest}",
+        "the content_type does not fit the extension; accepted: {rest}",
+    ),
     "cid": ("cada arquivo embutido precisa de um cid", "each inline file needs a cid"),
     "expires_before_send": ("expires_at deve vir depois de send_at", "expires_at must come after send_at"),
     "callback_url": (

@@ -5,7 +5,9 @@ SDK takes half as long to load as all the rest of a web process: import this mod
 docs/adr/0019.
 """
 
-from collections.abc import Awaitable, Callable
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +40,8 @@ from ingress.rest import RestDoor
 
 _log = structlog.get_logger("entrega.mcp")
 
+# In the `_meta` of `tools/list`. A client that keeps it notices when the text that steers its model was changed.
+TOOLS_HASH = "entrega/tools-sha256"
 Context = Any  # the SDK's: `request` is the HTTP request, or None
 
 
@@ -56,7 +60,8 @@ def mcp_server(
 
     async def list_tools(_context: Context, _params: PaginatedRequestParams | None) -> ListToolsResult:
         await run_in_threadpool(tools.refresh)
-        return ListToolsResult(tools=[_tool(each) for each in tools.sheets.values()])
+        offered = [_tool(each) for each in tools.sheets.values()]
+        return ListToolsResult(tools=offered, _meta={TOOLS_HASH: tools_hash(offered)})
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
         await run_in_threadpool(tools.refresh)
@@ -81,6 +86,15 @@ def mcp_server(
         on_call_tool=call_tool,
         get_tool_input_schema=lambda name: tools.sheets[name].takes if name in tools.sheets else None,
     )
+
+
+def tools_hash(tools: Sequence[Tool]) -> str:
+    """Return the SHA-256 of what a model is told of the tools: names, titles, descriptions and input schemas."""
+    told = [each.model_dump(mode="json", by_alias=True, include=_TOLD) for each in tools]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_TOLD = {"name", "title", "description", "input_schema"}
 
 
 def serve_stdio(door: RestDoor, key: SecretStr, language: Language) -> None:

@@ -71,6 +71,11 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "quem pediu não aprova; peça a outra pessoa, com outra chave",
         "who asked for it does not approve it; ask another person, with another key",
     ),
+    "sender_not_allowed": (
+        403,
+        "este produtor não pode enviar e-mail por este remetente; fale com o operador",
+        "this producer may not send mail from this address; ask the operator",
+    ),
     "too_many_recipients": (
         403,
         "este produtor não pode escrever a tantas pessoas de uma vez; divida o envio ou fale com o operador",

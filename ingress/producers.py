@@ -1,5 +1,6 @@
 """`entrega producers`: what each producer may do, and the ice for one that runs wild."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +20,9 @@ Name = Annotated[str, typer.Argument(help="E.g. loja-sul; `cli` and `celery` are
 Cap = Annotated[int | None, typer.Option(min=0, max=1_000_000_000, help="0 takes it away.")]
 Entries = Annotated[
     list[str] | None, typer.Option(metavar="RECIPIENT", help="An address, a number, or @domain; may be repeated.")
+]
+Senders = Annotated[
+    list[str] | None, typer.Option(metavar="SENDER", help="An address or @domain it may send mail from; repeatable.")
 ]
 Loop = Annotated[int | None, typer.Option(min=0, max=1_000_000, help="Same contents to one person; 0: no guard.")]
 Within = Annotated[timedelta | None, typer.Option(parser=parsed_age, metavar="AGE", help="Counted within, e.g. 1h.")]
@@ -54,6 +58,9 @@ def change(
     allow: Entries = None,
     disallow: Entries = None,
     allow_everybody: Annotated[bool, typer.Option("--allow-everybody", help="Drop the allow-list.")] = False,
+    sender: Senders = None,
+    drop_sender: Senders = None,
+    any_sender: Annotated[bool, typer.Option("--any-sender", help="Drop the list of senders.")] = False,
     needs_approval: Annotated[bool | None, typer.Option(help="Every delivery waits for a person.")] = None,
     loop_most: Loop = None,
     loop_within: Within = None,
@@ -75,6 +82,7 @@ def change(
         new_recipients_per_day=_turned(before.new_recipients_per_day, new_recipients_per_day),
         recipients_per_mail=_turned(before.recipients_per_mail, recipients_per_mail),
         allowed=_allowed(before, allow or (), disallow or (), everybody=allow_everybody),
+        senders=_senders(before, sender or (), drop_sender or (), any_sender=any_sender),
         needs_approval=before.needs_approval if needs_approval is None else needs_approval,
         loop=_loop(before, loop_most, loop_within),
     )
@@ -160,6 +168,21 @@ def _allowed(
     return kept - {_entry(each, marks) for each in disallow}
 
 
+def _senders(
+    policy: "ProducerPolicy", add: Sequence[str], drop: Sequence[str], *, any_sender: bool
+) -> frozenset[str] | None:
+    if any_sender and (add or drop):
+        fail("Give --sender and --drop-sender, or --any-sender; not both.", WRONG_USE)
+    if any_sender:
+        return None
+    typed = [each.strip().lower() for each in (*add, *drop)]
+    if not all(re.fullmatch(r"[^@\s]*@[^@\s]+", each) for each in typed):
+        fail("A sender is an e-mail address or @domain; nothing was set.", WRONG_USE)
+    if not typed:
+        return policy.senders
+    return ((policy.senders or frozenset()) | set(typed[: len(add)])) - set(typed[len(add) :])
+
+
 def _entry(typed: str, marks: "Policies") -> str:
     from delivery.producers import allowed_entry
 
@@ -182,6 +205,7 @@ def _facts(found: "Producer") -> dict[str, Any]:
         "recipients_per_mail": policy.recipients_per_mail,
         "used": {"minute": found.in_minute, "day": found.in_day, "new_recipients": found.new_in_day},
         "allowed": allowed,
+        "senders": None if policy.senders is None else sorted(policy.senders),
         "needs_approval": policy.needs_approval,
         "loop_guard": loop,
         "frozen_at": found.frozen_at,

@@ -151,9 +151,16 @@ class Entrega(Celery):
             self.accounts,
             sandbox=self.settings.entrega_env == "sandbox",
             policies=self.policies,
+            from_email=self._from_email,
             frozen=_tell_of_frozen,
             writable=_check_writable,
         )
+
+    def _from_email(self, account: str) -> str | None:
+        try:
+            return self.accounts.settings(account).from_email
+        except LookupError:
+            return None  # it cannot send anything
 
     @cached_property
     def policies(self) -> Policies:

@@ -11,6 +11,7 @@ import time
 from config.policy import Spec
 from delivery.commands import SendEmail
 from delivery.errors import Ambiguous, Permanent
+from delivery.mail_rules import mail_issues
 from delivery.outcomes import Receipt
 from delivery.ports import Order, Wire
 from providers.connections import TLS_VERSIONS
@@ -68,6 +69,7 @@ class Smtp:
         operation = spec.operations[SendEmail.kind]
         times = operation.timeouts
         self._from_email = from_email
+        self._mail = spec.mail
         self._clock = clock
         self._route = Route(
             host=host,
@@ -122,7 +124,16 @@ class Smtp:
         if not isinstance(command, SendEmail):
             raise Permanent(f"the e-mail account was asked to carry out {command.kind}: correct the account")
         self._demand_settings()
+        self._check_lists(order.account, command)
         return command, compose(order, command, from_email=self._from_email)
+
+    def _check_lists(self, account: str, command: SendEmail) -> None:
+        """Refuse what is not on the allow-lists. The doors refuse it first; a list may have become shorter since."""
+        if self._mail is None:
+            return
+        found = [name for name, _ in mail_issues(command, self._mail, account=account, from_email=self._from_email)]
+        if found:
+            raise Permanent(f"not on the allow-lists of the e-mail spec: {', '.join(found)}")
 
     def look_up(self, order: Order) -> Receipt | None:
         """Refuse: SMTP has no way to ask. A second copy carries the same Message-ID, which many receivers drop.

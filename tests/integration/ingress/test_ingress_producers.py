@@ -44,6 +44,7 @@ def test_a_policy_is_set_piece_by_piece_and_shown(ask, run):
         "recipients_per_mail": None,
         "used": {"minute": 0, "day": 0, "new_recipients": 0},
         "allowed": {"domains": ["@exemplo.com.br"], "others": 1},
+        "senders": None,
         "needs_approval": True,
         "loop_guard": {"most": 5, "within_s": 3600.0},
         "frozen_at": None,
@@ -106,6 +107,16 @@ def test_a_frozen_producer_is_refused_until_it_is_unfrozen(run, ask):
 def held(run, database):
     Producers(database, actor="ana").set("loja", replace(DEFAULT, needs_approval=True), reason="test")
     return UUID(app.intake.submit("create_lead", LEAD, producer="loja").id)
+
+
+def test_the_senders_of_a_producer_are_added_and_dropped(ask, run):
+    ask("producers", "set", "loja", "--sender", "Vendas@exemplo.com.br", "--sender", "@loja.com.br")
+
+    found = ask("producers", "set", "loja", "--drop-sender", "@loja.com.br")
+
+    assert found["senders"] == ["vendas@exemplo.com.br"]
+    assert ask("producers", "set", "loja", "--any-sender")["senders"] is None
+    assert run("producers", "set", "loja", "--sender", "nobody").exit_code == 2
 
 
 def test_what_waits_is_listed_and_approved_by_name(held, ask, voice, archive):

@@ -5,6 +5,7 @@ import subprocess
 from base64 import b64encode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from threading import Timer
 from uuid import UUID, uuid4
 
@@ -53,6 +54,19 @@ def test_six_tools_are_offered_and_explained(agent):
     assert [each.name for each in found] == TOOLS
     assert all("next_step" in json.dumps(each.output_schema) for each in found)
     assert {each.input_schema["additionalProperties"] for each in found} == {False}
+
+
+# What a model is told of the tools, as shipped. A change of it changes what agents do: read it, then pin it anew.
+TOLD = "dad9dc71ae6646f483a9009b99f8963ad3b95724e0d9c03a568ee3a8e8ff3f60"
+
+
+def test_statement_42_the_text_of_the_tools_is_hashed_and_changes_only_on_purpose(agent):
+    found = agent.work(lambda client: client.list_tools())
+    told = [each.model_dump(mode="json", by_alias=True) for each in found.tools]
+    fields = ("name", "title", "description", "inputSchema")
+    text = json.dumps([{name: each[name] for name in fields} for each in told], sort_keys=True, separators=(",", ":"))
+
+    assert found.meta["entrega/tools-sha256"] == sha256(text.encode()).hexdigest() == TOLD
 
 
 @pytest.mark.parametrize(("tool", "arguments"), CALLS)
@@ -174,7 +188,7 @@ def test_news_are_waited_for_no_longer_than_asked(shop):
     assert seen["state"] == "ready"
 
 
-def test_a_simulation_writes_nothing_and_knows_a_repeat(shop, archive):
+def test_statement_42_a_simulation_writes_nothing_and_knows_a_repeat(shop, archive):
     asked = {"tool": "create_lead", "arguments": LEAD}
 
     before = shop.does("simulate", asked)
@@ -195,7 +209,7 @@ def test_a_simulation_writes_nothing_and_knows_a_repeat(shop, archive):
         (["submit:send_email"], "simulate", {"tool": "create_lead", "arguments": LEAD}, "submit:create_lead"),
     ],
 )
-def test_a_key_without_the_tools_scope_is_refused(door, archive, scopes, tool, arguments, missing):
+def test_statement_42_a_key_without_the_tools_scope_is_refused(door, archive, scopes, tool, arguments, missing):
     agent = over_http(door.url, door.with_key("loja", *scopes).key)
 
     refused = agent.refused(tool, arguments)
@@ -210,7 +224,7 @@ def test_a_key_without_the_tools_scope_is_refused(door, archive, scopes, tool, a
     [({"per_day": 0}, "daily_cap", "wait"), ({"allowed": frozenset()}, "recipient_not_allowed", "ask_operator")],
 )
 @pytest.mark.parametrize(("tool", "arguments"), [CALLS[0], ("simulate", {"tool": "create_lead", "arguments": LEAD})])
-def test_what_the_producers_policy_forbids_is_refused(
+def test_statement_42_what_the_producers_policy_forbids_is_refused(
     shop, database, archive, changes, code, next_step, tool, arguments
 ):
     Producers(database, actor="ana").set("loja", replace(DEFAULT, **changes), reason="test")

@@ -92,7 +92,7 @@ def test_who_edited_a_delivery_does_not_approve_it(loja, boss, door, archive, sq
     assert other.status_code == 200
 
 
-def test_an_approval_for_another_content_is_refused(loja, boss):
+def test_statement_42_an_approval_for_another_content_is_refused(loja, boss):
     id_ = ask(loja)
     seen = boss.get(f"/v1/approvals/{id_}").json()["content_hash"]
 
@@ -103,7 +103,7 @@ def test_an_approval_for_another_content_is_refused(loja, boss):
     assert right.status_code == 200
 
 
-def test_the_hash_covers_every_part_that_would_be_sent(loja, boss):
+def test_statement_42_what_is_approved_covers_every_part_that_would_be_sent(loja, boss):
     others = ({"fallback": CHAT | {"text": "outro"}}, {"priority": "high"}, {"metadata": {"a": 1}})
 
     hashes = {boss.get(f"/v1/approvals/{ask(loja, key=str(n), **each)}").json()["content_hash"]

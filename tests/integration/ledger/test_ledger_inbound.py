@@ -1,5 +1,7 @@
 """What inbound events do in the ledger: each once, in any order, and nothing of a person in clear."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
@@ -254,7 +256,7 @@ TEMPLATE = {"name": "oferta"}
         (SendWhatsApp(to="+5511999990002", template=TEMPLATE), "attempting"),
     ],
 )
-def test_who_wants_no_marketing_gets_none_and_everything_else(ledger, inbound, archive, command, state):
+def test_statement_45_who_wants_no_marketing_gets_none_and_everything_else(ledger, inbound, archive, command, state):
     id_ = opened(ledger, command)
     tell(inbound, wish("stop"))
 
@@ -262,6 +264,38 @@ def test_who_wants_no_marketing_gets_none_and_everything_else(ledger, inbound, a
 
     assert archive.find(id_).state == state
     assert archive.verify().faults == {}
+
+
+def test_statement_45_an_opt_out_is_looked_at_in_the_transaction_of_the_claim(ledger, inbound, database, archive):
+    ids = [opened(ledger, SendWhatsApp(to=PHONE, template=TEMPLATE | {"variables": [str(n)]})) for n in range(40)]
+    stopped = threading.Event()
+
+    def claim_all():
+        return [(each, stopped.is_set()) for each in ids if claim(ledger, each)]
+
+    with ThreadPoolExecutor(2) as pool:
+        claims = pool.submit(claim_all)
+        tell(inbound, wish("stop"))
+        stopped.set()
+        after = [each for each, was_stopped in claims.result() if was_stopped]
+
+    # At most the one whose claim was under way while the opt-out was committed.
+    assert len(after) <= 1
+    assert claim(ledger, *ids) == []
+    assert {archive.find(each).state for each in ids} <= {"attempting", "canceled"}
+
+
+def test_statement_45_a_lane_and_a_replay_look_at_the_opt_out_too(ledger, inbound, letters, archive, sql):
+    id_ = opened(ledger, SendWhatsApp(to=PHONE, template=TEMPLATE))
+    tell(inbound, wish("stop"))
+    leases = {"send_whatsapp": timedelta(seconds=30)}
+
+    assert ledger.claim_next(("whatsapp:default", "send_whatsapp"), most=5, worker="w", leases=leases) == []
+    assert archive.find(id_).code == "opted_out"
+    sql("UPDATE deliveries SET state = 'dead', code = 'invalid'")
+    letters.replay([id_], reason="x")
+    assert claim(ledger, id_) == []
+    assert archive.find(id_).code == "opted_out"
 
 
 def test_marketing_that_is_not_sent_says_why_and_starts_no_fallback(ledger, inbound, archive, sql):

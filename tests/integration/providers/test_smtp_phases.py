@@ -252,7 +252,7 @@ def test_a_connection_lost_after_the_250_is_a_success(server: SmtpServer) -> Non
 
 def test_a_connection_lost_within_a_large_body_is_surely_not_accepted(server: SmtpServer) -> None:
     server.plan(Fault("body", "drop"))
-    large = [{"filename": "a.bin", "content": _LARGE}]
+    large = [{"filename": "a.pdf", "content": _LARGE}]
 
     failure = _failed(lambda: _smtp(server).send(_order(attachments=large)))
 

@@ -27,7 +27,7 @@ def test_every_kind_of_command_has_a_tool():
     assert OFFERED.keys() == KINDS.keys()
 
 
-def test_no_object_takes_fields_that_are_not_offered(schema):
+def test_statement_42_no_object_takes_fields_that_are_not_offered(schema):
     assert [each["additionalProperties"] for each in objects(schema)] == [False] * len(objects(schema))
 
 
@@ -37,7 +37,7 @@ def test_every_field_is_explained(schema):
     assert all(len(field["description"]) >= len("One line.") for field in fields)
 
 
-def test_no_field_takes_an_address_to_call_a_header_or_a_raw_message(schema):
+def test_statement_42_no_field_takes_an_address_to_call_a_header_or_a_raw_message(schema):
     names = {name for each in objects(schema) for name in each["properties"]}
 
     assert names.isdisjoint({"url", "callback_url", "unsubscribe_url", "headers", "message", "from", "fallback"})
