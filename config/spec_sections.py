@@ -217,6 +217,7 @@ class Limits(Section):
 
     Attributes:
         threads: Shares of a worker process's threads, so that a slow provider leaves the others theirs.
+        most_endpoints: Callback URLs that one producer may have; a further one is refused.
         most_due: Due deliveries of the service that may wait for workers; further commands over HTTP are answered 429.
     """
 
@@ -228,6 +229,7 @@ class Limits(Section):
     other: Annotated[tuple[Window, ...], listed] = ()
     per_recipient: Annotated[tuple[Window, ...], listed] = ()
     most_due: Count | None = None
+    most_endpoints: Count | None = None
     threads: Threads = Threads()
     usage: Annotated[tuple[UsageHeader, ...], listed, CRM_AND_WHATSAPP] = ()
     on_excess: Excess

@@ -30,6 +30,7 @@ HELD_BECAUSE: Mapping[str, str] = {
     "daily_cap": "its producer had used up its day, and its message could not be turned away",
     "new_recipients_cap": "its producer had met its new people of the day, and its message could not be turned away",
     "recipient_not_allowed": "its producer may not write to this recipient, and its message could not be turned away",
+    "too_many_endpoints": "its producer has too many callback URLs, so nobody is told, and it could not be turned away",
     "sender_not_allowed": "its producer may not send mail from this address, and its message could not be turned away",
     "too_many_recipients": "it reaches more people than its producer may write to, and could not be turned away",
     SUPPRESSED: "one of its recipients was erased, and nothing is accepted for them",

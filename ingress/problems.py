@@ -155,6 +155,16 @@ _WORDS: Mapping[str, tuple[int, str, str]] = {
         "há entregas demais na fila de {service}; tente de novo mais tarde",
         "too many deliveries are waiting for {service}; try again later",
     ),
+    "too_much_waits": (
+        429,
+        "há entregas demais deste produtor em espera, as agendadas incluídas; tente de novo mais tarde",
+        "too many deliveries of this producer wait, scheduled ones included; try again later",
+    ),
+    "too_many_endpoints": (
+        403,
+        "este produtor já tem URLs de retorno demais; reutilize uma delas ou fale com o operador",
+        "this producer has too many callback URLs; use one of them again or ask the operator",
+    ),
     "rate_exceeded": (
         429,
         "o limite por minuto deste produtor foi usado; tente de novo a partir de {at}",

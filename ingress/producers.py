@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 producers = typer.Typer(help="Producers: what each may do; freeze one that runs wild.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="E.g. loja-sul; `cli` and `celery` are our own doors.")]
-Cap = Annotated[int | None, typer.Option(min=0, max=1_000_000_000, help="0 takes it away.")]
+Cap = Annotated[
+    int | None, typer.Option(min=0, max=1_000_000_000, help="0 takes it away, or back to the common number.")
+]
 Entries = Annotated[
     list[str] | None, typer.Option(metavar="RECIPIENT", help="An address, a number, or @domain; may be repeated.")
 ]
@@ -61,6 +63,8 @@ def change(
     sender: Senders = None,
     drop_sender: Senders = None,
     any_sender: Annotated[bool, typer.Option("--any-sender", help="Drop the list of senders.")] = False,
+    most_open: Cap = None,
+    most_open_mb: Cap = None,
     needs_approval: Annotated[bool | None, typer.Option(help="Every delivery waits for a person.")] = None,
     loop_most: Loop = None,
     loop_within: Within = None,
@@ -73,6 +77,8 @@ def change(
 
     Example: entrega producers set teste --allow @exemplo.com.br --allow +5511999990001 --needs-approval
     """
+    from delivery.producers import DEFAULT
+
     book = _book()
     before = (book.find(name) or _common(name)).policy
     policy = replace(
@@ -83,6 +89,8 @@ def change(
         recipients_per_mail=_turned(before.recipients_per_mail, recipients_per_mail),
         allowed=_allowed(before, allow or (), disallow or (), everybody=allow_everybody),
         senders=_senders(before, sender or (), drop_sender or (), any_sender=any_sender),
+        most_open=(before.most_open if most_open is None else most_open) or DEFAULT.most_open,
+        most_open_mb=(before.most_open_mb if most_open_mb is None else most_open_mb) or DEFAULT.most_open_mb,
         needs_approval=before.needs_approval if needs_approval is None else needs_approval,
         loop=_loop(before, loop_most, loop_within),
     )
@@ -203,6 +211,8 @@ def _facts(found: "Producer") -> dict[str, Any]:
         "per_day": policy.per_day,
         "new_recipients_per_day": policy.new_recipients_per_day,
         "recipients_per_mail": policy.recipients_per_mail,
+        "most_open": policy.most_open,
+        "most_open_mb": policy.most_open_mb,
         "used": {"minute": found.in_minute, "day": found.in_day, "new_recipients": found.new_in_day},
         "allowed": allowed,
         "senders": None if policy.senders is None else sorted(policy.senders),

@@ -22,6 +22,7 @@ from ingress.access import Caller, Doorkeeper
 from ingress.bodies import JSON, MOST_SMALL_BYTES, NDJSON, BodyReader, checked, media_type, parsed_object
 from ingress.bulk import MOST_BULK_BYTES, MOST_ITEMS, item_of_body, json_items, ndjson_items
 from ingress.following import Follower
+from ingress.holdings import Holdings
 from ingress.openapi import any_command_body, bulk_body, command_body, model_body, refusals
 from ingress.parameters import STRICT
 from ingress.pressure import Pressure
@@ -82,6 +83,7 @@ class RestDoor:
     doorkeeper: Doorkeeper
     bodies: BodyReader
     pressure: Pressure
+    holdings: Holdings
     simulator: Simulator
     follower: Follower
 
@@ -114,6 +116,7 @@ class RestDoor:
     def accept(self, caller: Caller, item: Item, language: Language) -> Answer:
         """Accept one command; it is durable when this returns. Every door that asks for one at a time comes here."""
         self.pressure.check(item.kind)
+        self.holdings.check(caller.producer)
         answer = self.intake.submit(item.kind, item.body, producer=caller.producer, language=language)
         _log.info("accepted", kind=answer.kind, delivery_id=answer.id, producer=caller.producer, state=answer.state)
         return answer
@@ -153,6 +156,7 @@ class RestDoor:
             return Problem("missing_scope", scope=scope)
         try:
             self.pressure.check(item.kind)
+            self.holdings.check(caller.producer)
         except Problem as err:
             return err
         return item
@@ -162,7 +166,8 @@ def rest_door(app: "Entrega") -> RestDoor:
     """Return what the doors of one process stand on."""
     doorkeeper = Doorkeeper(ApiKeys(app.database), app.settings.bootstrap_key())
     pressure, follower = Pressure(app.archive.due, app.specs), Follower(app.archive.standings)
-    return RestDoor(app, app.intake, doorkeeper, BodyReader(), pressure, Simulator(app), follower)
+    holdings = Holdings(app.archive.holdings, app.policies.of)
+    return RestDoor(app, app.intake, doorkeeper, BodyReader(), pressure, holdings, Simulator(app), follower)
 
 
 def rest_router(door: RestDoor) -> APIRouter:

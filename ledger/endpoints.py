@@ -5,11 +5,13 @@ once, to the person who asked for it.
 """
 
 import secrets
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from delivery.callbacks import Endpoint, account_of
 from delivery.ids import new_id
@@ -18,21 +20,22 @@ from ledger.vault import Vault
 
 # Source: Standard Webhooks, "Signature scheme" (24 to 64 random bytes), read 2026-11-22.
 _SECRET_BYTES = 32
+# A producer, and a URL of it.
+Place = tuple[str, str]
 _REMEMBERED = 4096
 
 _KEEP = text("""
-    WITH kept AS (
-      INSERT INTO endpoints (id, producer, address, account, url)
-      VALUES (:id, :producer, :address, :account, :url)
-      ON CONFLICT (producer, address) DO NOTHING
-      RETURNING id
-    ), signed AS (
-      INSERT INTO signing_secrets (id, producer, secret) SELECT :secret_id, :producer, :secret FROM kept
-      ON CONFLICT (producer) WHERE ends_at IS NULL DO NOTHING
-    )
-    SELECT id FROM kept
+    INSERT INTO endpoints (id, producer, address, account, url) VALUES (:id, :producer, :address, :account, :url)
+    ON CONFLICT (producer, address) DO NOTHING
 """)
-_FIND_ID = text("SELECT id FROM endpoints WHERE producer = :producer AND address = :address")
+_FIND_IDS = text("""
+    SELECT e.producer, e.address, e.id FROM endpoints e
+    JOIN unnest(CAST(:producers AS text[]), CAST(:addresses AS bytea[])) AS w (producer, address)
+      ON w.producer = e.producer AND w.address = e.address
+""")
+_COUNT = text("""
+    SELECT producer, count(*) AS n FROM endpoints WHERE producer = ANY(CAST(:producers AS text[])) GROUP BY producer
+""")
 _FIND = text("""
     SELECT e.id, e.url, e.producer, e.disabled_reason, s.id AS secret_id, s.secret
     FROM endpoints e LEFT JOIN signing_secrets s
@@ -64,7 +67,6 @@ _KNOWS = text("SELECT EXISTS (SELECT FROM endpoints WHERE account = :account)")
 _MAKE_SECRET = text("""
     INSERT INTO signing_secrets (id, producer, secret) VALUES (:id, :producer, :secret)
     ON CONFLICT (producer) WHERE ends_at IS NULL DO NOTHING
-    RETURNING id
 """)
 _SHOW_SECRET = text("""
     UPDATE signing_secrets SET shown_at = now()
@@ -102,18 +104,35 @@ class PostgresEndpoints:
     _known: dict[tuple[str, str], UUID] = field(default_factory=dict, repr=False, compare=False)
 
     def register(self, producer: str, url: str) -> UUID:
-        """Return the id of a producer's URL, and keep the URL when it is new; a producer's first one makes a secret.
+        """Return the id of a URL of our own, and keep the URL when it is new.
 
         Raises:
             LedgerUnavailable: Postgres is away.
         """
-        known = self._known.get((producer, url))
-        if known is None:
-            known = self._register(producer, url)
-            while len(self._known) >= _REMEMBERED:
-                self._known.pop(next(iter(self._known)), None)
-            self._known[producer, url] = known
-        return known
+        return self.register_all({(producer, url)}, most=None)[producer, url]
+
+    def register_all(self, wanted: Collection[Place], *, most: int | None) -> Mapping[Place, UUID]:
+        """Return the ids of producers' URLs, and keep those that are new; a producer's first one makes a secret.
+
+        All of them in one transaction of its own, so that this process may remember them whatever becomes of the
+        deliveries.
+
+        Args:
+            most: A producer keeps so many and no more; those beyond are missing in the answer. None: no bound.
+
+        Raises:
+            LedgerUnavailable: Postgres is away.
+        """
+        found = {place: self._known[place] for place in wanted if place in self._known}
+        missing = sorted(set(wanted) - set(found))
+        if missing:
+            made = self._register(missing, most)
+            found |= made
+            for place, id_ in made.items():
+                while len(self._known) >= _REMEMBERED:
+                    self._known.pop(next(iter(self._known)), None)
+                self._known[place] = id_
+        return found
 
     def find(self, endpoint: UUID) -> Endpoint | None:
         """See `delivery.callbacks.Endpoints.find`."""
@@ -174,26 +193,48 @@ class PostgresEndpoints:
         key, values = self._new_secret(producer)
         with transaction(self.engine) as connection:
             connection.execute(_RETIRE_SECRET, {"producer": producer, "keep_s": keep.total_seconds()})
-            if connection.scalar(_MAKE_SECRET, values) is None:
+            if not connection.execute(_MAKE_SECRET, values).rowcount:
                 return None
             connection.execute(_SHOW_SECRET, {"producer": producer})
             connection.execute(_NOTE, {"actor": actor, "action": "secret_rotated", "producer": producer})
         return key
 
-    def _register(self, producer: str, url: str) -> UUID:
-        found = {"producer": producer, "address": self.vault.hash(url)}
+    def _register(self, wanted: Sequence[Place], most: int | None) -> dict[Place, UUID]:
+        hashes = {place: self.vault.hash(place[1]) for place in wanted}
         with transaction(self.engine) as connection:
-            known = connection.scalar(_FIND_ID, found)
-            if known is not None:
-                return UUID(str(known))
-            id_ = new_id()
-            secret = self._new_secret(producer)[1]
-            sealed = self.vault.masters.wrap(url.encode(), _url_place(id_))
-            values = found | {"id": id_, "account": account_of(url), "url": sealed}
-            values |= {"secret_id": secret["id"], "secret": secret["secret"]}
-            # Another process may have been first: what stands in the table is the endpoint.
-            kept = connection.scalar(_KEEP, values) or connection.scalar(_FIND_ID, found)
-        return UUID(str(kept))
+            found = self._found(connection, hashes)
+            missing = [place for place in wanted if place not in found]
+            new = self._within(connection, missing, most)
+            if new:
+                rows = [self._row(place, hashes[place]) for place in new]
+                signing = [self._new_secret(producer)[1] for producer in sorted({producer for producer, _ in new})]
+                connection.execute(_KEEP, rows)
+                connection.execute(_MAKE_SECRET, signing)
+                # Another process may have been first: what stands in the table is the endpoint.
+                found |= self._found(connection, {place: hashes[place] for place in new})
+        return found
+
+    def _found(self, connection: Connection, hashes: Mapping[Place, bytes]) -> dict[Place, UUID]:
+        values = {"producers": [place[0] for place in hashes], "addresses": list(hashes.values())}
+        rows = {(row.producer, bytes(row.address)): row.id for row in connection.execute(_FIND_IDS, values)}
+        return {place: rows[place[0], each] for place, each in hashes.items() if (place[0], each) in rows}
+
+    def _within(self, connection: Connection, missing: Sequence[Place], most: int | None) -> list[Place]:
+        """Return those for which their producers have room."""
+        if most is None or not missing:
+            return list(missing)
+        rows = connection.execute(_COUNT, {"producers": sorted({producer for producer, _ in missing})})
+        kept, room = Counter({row.producer: row.n for row in rows}), []
+        for place in missing:
+            if kept[place[0]] < most:
+                kept[place[0]] += 1
+                room.append(place)
+        return room
+
+    def _row(self, place: Place, address: bytes) -> dict[str, object]:
+        id_, (producer, url) = new_id(), place
+        sealed = self.vault.masters.wrap(url.encode(), _url_place(id_))
+        return {"id": id_, "producer": producer, "address": address, "account": account_of(url), "url": sealed}
 
     def _new_secret(self, producer: str) -> tuple[bytes, dict[str, object]]:
         id_, key = new_id(), secrets.token_bytes(_SECRET_BYTES)

@@ -43,6 +43,11 @@ class Entry:
     endpoint: UUID | None = None
     people: tuple[bytes, ...] = ()
 
+    @property
+    def url(self) -> str | None:
+        """Where its producer wants to be told of it."""
+        return self.new.command.options.callback_url
+
 
 @dataclass(frozen=True)
 class Repeat:

@@ -79,16 +79,19 @@ def admit(connection: Connection, entries: Sequence[Entry], *, only_look: bool =
     Args:
         only_look: Count nothing and lock nothing: only tell what would be admitted.
     """
+    # Looking keeps no callback URL, so none is missing there.
+    lost = [each.new.id for each in entries if each.url and not each.endpoint and not only_look]
+    crowded = {id_: ProducerRefused("too_many_endpoints") for id_ in lost}
     names = sorted({each.new.producer for each in entries if each.new.policy.counts})
     if not names:
-        return Admission(list(entries), {})
+        return _parted(entries, crowded)
     rows = connection.execute(_READ if only_look else _LOCK, {"names": names}).all()
-    book = _Book(connection, entries)
+    book = _Book(connection, entries, crowded)
     for row in rows:
         used = Used(row.minute_from, row.in_minute, row.day_from, row.in_day, row.new_in_day).at(row.at)
         policy = policy_of(row)
         for each in entries:
-            if each.new.producer != row.name or book.repeats(each):
+            if each.new.producer != row.name or each.new.id in crowded or book.repeats(each):
                 continue
             people, new_people = len(each.people), book.new_among(each.people)
             refused = excess(policy, used, people=people, new_people=new_people)
@@ -99,20 +102,36 @@ def admit(connection: Connection, entries: Sequence[Entry], *, only_look: bool =
                 book.take(each)
         if not only_look:
             connection.execute(_KEEP, {"name": row.name, **vars(used)})
-    return book.admission()
+    return _parted(entries, book.refused)
+
+
+def _parted(entries: Sequence[Entry], found: Mapping[UUID, ProducerRefused]) -> Admission:
+    """Part the batch: a message that cannot come back is held for a person where another one is refused."""
+    admitted, refused = [], {}
+    for each in entries:
+        why = found.get(each.new.id)
+        if why is None:
+            admitted.append(each)
+        elif each.new.origin is not None:
+            held = replace(each.new, held_code=each.new.held_code or why.code)
+            admitted.append(replace(each, new=held, people=()))
+        else:
+            refused[each.new.id] = why
+    return Admission(admitted, refused)
 
 
 class _Book:
     """What of one batch is known before: keys that stand for a delivery, and people."""
 
-    def __init__(self, connection: Connection, entries: Sequence[Entry]) -> None:
-        self._entries = entries
+    def __init__(
+        self, connection: Connection, entries: Sequence[Entry], refused: Mapping[UUID, ProducerRefused]
+    ) -> None:
         keys = [key for each in entries for key in each.keys]
         wanted = {"producers": [producer for producer, _ in keys], "keys": [key for _, key in keys]}
         self._keys: set[Key] = {(row.producer, row.key) for row in connection.execute(_REPEATED, wanted)}
         people = connection.execute(_KNOWN_PEOPLE, {"people": list({p for each in entries for p in each.people})})
         self._people = {bytes(row.person) for row in people}
-        self.refused: dict[UUID, ProducerRefused] = {}
+        self.refused = dict(refused)
 
     def repeats(self, entry: Entry) -> bool:
         return not self._keys.isdisjoint(entry.keys)
@@ -123,20 +142,6 @@ class _Book:
     def take(self, entry: Entry) -> None:
         self._keys |= set(entry.keys)
         self._people |= set(entry.people)
-
-    def admission(self) -> Admission:
-        """Part the batch: a message that cannot come back is held for a person where another one is refused."""
-        entries, refused = [], {}
-        for each in self._entries:
-            found = self.refused.get(each.new.id)
-            if found is None:
-                entries.append(each)
-            elif each.new.origin is not None:
-                held = replace(each.new, held_code=each.new.held_code or found.code)
-                entries.append(replace(each, new=held, people=()))
-            else:
-                refused[each.new.id] = found
-        return Admission(entries, refused)
 
 
 def give_back(connection: Connection, ids: Collection[UUID]) -> None:

@@ -64,6 +64,33 @@ class Attempt:
     worker: str
 
 
+# Each part is found by a partial index, so that the settled ones cost nothing; the size of a payload is read, not it.
+_HOLDINGS = text("""
+    WITH open AS (
+      SELECT id, producer FROM deliveries WHERE state IN ('ready', 'waiting') AND kind <> 'callback'
+      UNION ALL
+      SELECT id, producer FROM deliveries WHERE state = 'held' AND kind <> 'callback'
+      UNION ALL
+      SELECT id, producer FROM deliveries WHERE state = 'uncertain' AND kind <> 'callback'
+    )
+    SELECT o.producer, count(*) AS n, coalesce(sum(octet_length(p.body)), 0)::bigint AS size
+    FROM open o LEFT JOIN payloads p ON p.delivery_id = o.id GROUP BY o.producer
+""")
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What of one producer is open.
+
+    Attributes:
+        rows: Deliveries.
+        size: Bytes of their payloads.
+    """
+
+    rows: int
+    size: int
+
+
 @dataclass(frozen=True)
 class Delivery:
     """A delivery as a person may see it.
@@ -192,6 +219,12 @@ class Archive:
         """Return how many deliveries of each service are due, counting `most` in all and no further."""
         with statement(self.engine) as connection:
             return {row.service: row.n for row in connection.execute(_DUE, {"most": most})}
+
+    def holdings(self) -> dict[str, Holding]:
+        """Return what of each producer is open: that which waits for its time or for a person included."""
+        with statement(self.engine) as connection:
+            rows = connection.execute(_HOLDINGS)
+            return {row.producer: Holding(row.n, row.size) for row in rows}
 
     def standings(self, ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
         """Return state and progress of those deliveries that there are."""

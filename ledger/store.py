@@ -61,11 +61,13 @@ class PostgresLedger:
 
     Attributes:
         environment: What is opened here belongs to it, and nothing of another environment is claimed here.
+        most_endpoints: Callback URLs that one producer may have; None: no bound.
     """
 
     engine: Engine
     vault: Vault
     environment: str = field(default="sandbox", kw_only=True)
+    most_endpoints: int | None = field(default=None, kw_only=True)
 
     @cached_property
     def endpoints(self) -> PostgresEndpoints:
@@ -208,12 +210,15 @@ class PostgresLedger:
         }
 
     def _entries(self, new: Sequence[NewDelivery]) -> list[Entry]:
-        return [self._with_endpoint(self._entry(each)) for each in new]
-
-    def _with_endpoint(self, entry: Entry) -> Entry:
-        # In a transaction of its own, so that this process may remember it whatever becomes of the delivery.
-        url = entry.new.command.options.callback_url
-        return replace(entry, endpoint=self.endpoints.register(entry.new.producer, url)) if url else entry
+        entries = [self._entry(each) for each in new]
+        places = {each.new.id: (each.new.producer, url) for each in entries if (url := each.url)}
+        if not places:
+            return entries
+        found = self.endpoints.register_all(set(places.values()), most=self.most_endpoints)
+        return [
+            replace(each, endpoint=found.get(places[each.new.id])) if each.new.id in places else each
+            for each in entries
+        ]
 
     def _entry(self, new: NewDelivery) -> Entry:
         body = new.command.content()

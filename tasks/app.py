@@ -98,7 +98,9 @@ class Entrega(Celery):
         """The truth."""
         settings = self.settings
         vault = Vault(self.database, MasterKeys(settings.master_keys()))
-        return PostgresLedger(self.database, vault, environment=settings.delivery_environment)
+        most = self.specs[Callback.service].limits.most_endpoints
+        environment = settings.delivery_environment
+        return PostgresLedger(self.database, vault, environment=environment, most_endpoints=most)
 
     @cached_property
     def doubts(self) -> PostgresDoubts:

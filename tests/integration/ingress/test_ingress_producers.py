@@ -42,6 +42,8 @@ def test_a_policy_is_set_piece_by_piece_and_shown(ask, run):
         "per_day": 500,
         "new_recipients_per_day": None,
         "recipients_per_mail": None,
+        "most_open": 200_000,
+        "most_open_mb": 1_000,
         "used": {"minute": 0, "day": 0, "new_recipients": 0},
         "allowed": {"domains": ["@exemplo.com.br"], "others": 1},
         "senders": None,

@@ -92,6 +92,17 @@ def test_of_many_only_what_is_over_the_cap_is_refused(bind):
     assert (answer["items"][2]["error"]["code"], answer["items"][2]["error"]["next_step"]) == ("daily_cap", "wait")
 
 
+def test_what_is_scheduled_counts_for_what_may_wait(bind):
+    loja = bind(most_open=2)
+    later = (datetime.now(UTC) + timedelta(days=300)).isoformat()
+    codes = [loja.post("/v1/leads", lead(n, send_at=later)).status_code for n in range(3)]
+
+    answer = loja.post("/v1/bulk", {"items": [{"kind": "create_lead", **lead(9)}]}).json()
+
+    assert codes == [202, 202, 429]
+    assert answer["items"][0]["error"]["code"] == "too_much_waits"
+
+
 def test_a_simulation_meets_the_same_policy_and_uses_nothing(bind, database):
     loja = bind(per_day=1, needs_approval=True)
 
