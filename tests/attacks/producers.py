@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.attacks.target import Target, Verdict, percentile
@@ -11,6 +12,8 @@ from tests.attacks.target import Target, Verdict, percentile
 _HOSTS = 32
 _SLOW_S = 14
 _P99_MS = 2000
+_UNSEEN = "ATAQUE: este texto nunca foi visto"
+_REFUSED = 422
 
 
 def slow_callback_hosts(target: Target) -> Verdict:
@@ -96,4 +99,97 @@ def _until_done(target: Target, key: str) -> float:
     return time.perf_counter() - started
 
 
-ATTACKS = (slow_callback_hosts,)
+def approval_around_the_fallback(target: Target) -> Verdict:
+    """Have an innocent lead approved that the CRM refuses, with a message as its fallback that nobody saw."""
+    target.entrega("producers", "set", "attack-sly", "--needs-approval")
+    sly, boss = target.make_key("attack-sly", "submit", "read", "operate"), target.make_key("attack-boss", "operate")
+    fallback = {"kind": "send_whatsapp", "to": "+5511999990001", "text": _UNSEEN}
+    id_ = target.lead(key=sly, options={"fallback": fallback}).body["id"]
+    shown = target.ask("GET", f"/v1/approvals/{id_}", key=boss).body
+    read = target.ask("POST", f"/v1/approvals/{id_}/reveal", {"reason": "attack"}, key=boss).body
+    target.ask("POST", f"/v1/deliveries/{id_}/reject", {"reason": "attack"}, key=boss)
+    sees, reads = bool(shown.get("fallback")), _UNSEEN in str(read.get("fallback"))
+    # The other way: the lead was accepted before its producer needed approvals, and dies now.
+    target.entrega("producers", "set", "attack-old", "--per-day", 1000)
+    old = target.make_key("attack-old", "submit")
+    first = target.lead(key=old, options={"fallback": fallback, "send_at": _soon(8)}).body["id"]
+    target.standins["crm"].plan({"status": 422, "match": first})
+    target.entrega("producers", "set", "attack-old", "--needs-approval")
+    second = target.until(lambda: target.sql("SELECT fallback_id FROM deliveries WHERE id = :id", id=first)[0][0], 25)
+    state = target.state(second) if second else "not started"
+    if second:
+        target.ask("POST", f"/v1/deliveries/{second}/reject", {"reason": "attack"}, key=boss)
+    return Verdict(
+        "a message behind an innocent lead, as its fallback",
+        f"the approver {'sees' if sees else 'does not see'} and {'reads' if reads else 'does not read'} it; "
+        f"without an approval it is {state}",
+        "seen, read, held",
+        passed=sees and reads and state == "held",
+    )
+
+
+def own_approval(target: Target) -> Verdict:
+    """Approve one's own request, with the same key and with another one of the same producer."""
+    target.entrega("producers", "set", "attack-own", "--needs-approval")
+    keys = [target.make_key("attack-own", *scopes) for scopes in (("submit", "operate"), ("operate",), ("admin",))]
+    id_ = target.lead(key=keys[0]).body["id"]
+    answers = [target.ask("POST", f"/v1/deliveries/{id_}/approve", {"reason": "attack"}, key=key) for key in keys]
+    state = target.state(id_)
+    target.ask("POST", f"/v1/deliveries/{id_}/reject", {"reason": "attack"})
+    codes = [each.status for each in answers]
+    return Verdict(
+        "approve one's own request, by three keys",
+        f"answers {codes}, the delivery is {state}",
+        "403, held",
+        passed=codes == [403] * len(keys) and state == "held",
+    )
+
+
+def one_mail_to_150(target: Target) -> Verdict:
+    """Reach 150 people under a cap of 20 a day: in one mail, and as a fallback."""
+    target.entrega("producers", "set", "attack-many", "--per-day", 20, "--new-recipients-per-day", 20)
+    many = target.make_key("attack-many", "submit")
+    people = [f"muitos{n}.{time.monotonic_ns()}@exemplo.com.br" for n in range(150)]
+    mail = {"to": people[:50], "cc": people[50:100], "bcc": people[100:], "subject": "Teste", "text": "Ataque"}
+    whole = target.ask("POST", "/v1/emails", mail, key=many)
+    hidden = target.lead(key=many, options={"fallback": {"kind": "send_email", **mail}})
+    few = target.ask("POST", "/v1/emails", mail | {"to": people[:20], "cc": [], "bcc": []}, key=many)
+    after = target.lead(key=many)
+    codes = [each.status for each in (whole, hidden, few, after)]
+    return Verdict(
+        "150 people in one mail, under a cap of 20 a day",
+        f"mail {codes[0]}, as a fallback {codes[1]}, 20 people {codes[2]}, then one more {codes[3]}",
+        "403, 403, 202, 429",
+        passed=codes == [403, 403, 202, 429],
+    )
+
+
+def headers_that_steer_relays(target: Target) -> Verdict:
+    """Send headers that add recipients at a relay, and mail from a foreign address."""
+    key = target.make_key("attack-mail", "submit")
+    mail = {"to": "ana.teste@exemplo.com.br", "subject": "Teste", "text": "Ataque"}
+    names = ("X-SMTPAPI", "X-MC-BccAddress", "X-Mailgun-Recipient-Variables", "X-SES-SOURCE-ARN", "X-MSYS-API")
+    tries = [{"headers": {name: '{"to": ["vitima@exemplo.com.br"]}'}} for name in names]
+    tries += [{"from": "ceo@qualquer.example.com"}, {"from": "ceo@exemplo.com.br.example.com"}]
+    answers = [target.ask("POST", "/v1/emails", mail | each, key=key) for each in tries]
+    fields = sorted({each["field"] for answer in answers for each in answer.body["error"]["details"]})
+    taken = sum(answer.status != _REFUSED for answer in answers)
+    return Verdict(
+        f"{len(names)} headers that steer relays, 2 foreign senders",
+        f"{taken} taken; refused: {', '.join(fields)}",
+        "0 taken",
+        passed=not taken and len(fields) == len(names) + 1,
+    )
+
+
+def _soon(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+ATTACKS = (
+    slow_callback_hosts,
+    approval_around_the_fallback,
+    own_approval,
+    one_mail_to_150,
+    headers_that_steer_relays,
+)
