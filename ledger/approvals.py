@@ -39,7 +39,8 @@ _COUNT = text(f"""
 _OPEN = f"""
     SELECT d.*, p.body, k.data_key,
            CAST(:producer AS text) IS NOT NULL AND (d.producer = :producer OR EXISTS (
-             SELECT FROM audit a WHERE a.delivery_id = d.id AND a.action = 'resubmission' AND a.actor = :actor
+             SELECT FROM audit a WHERE a.delivery_id = d.id AND a.action = 'resubmission'
+               AND split_part(a.actor, '#', 1) = split_part(CAST(:actor AS text), '#', 1)
            )) AS own
     FROM deliveries d LEFT JOIN payloads p ON p.delivery_id = d.id LEFT JOIN people k ON k.person = d.person
     WHERE d.id = ANY(CAST(:ids AS uuid[])) AND {AWAITS_APPROVAL}

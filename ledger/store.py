@@ -18,16 +18,15 @@ from delivery.commands import KINDS, Command
 from delivery.errors import DOUBTFUL_CODES, LedgerUnavailable, ProducerRefused
 from delivery.fields import STORED
 from delivery.instants import EARLIEST, LATEST
-from delivery.outcomes import Deferred, Outcome, Rejected, Succeeded
 from delivery.ports import Backlog, Claimed, Hint, NewDelivery, Opened, Order, Settlement, Swept
 from delivery.producers import HELD_BECAUSE, LOOPING
 from delivery.reach import reached
-from delivery.redaction import mask_text
 from delivery.texts import alike
 from ledger import backlogs, quotas
 from ledger import statements as sql
 from ledger.canceling import call_back
 from ledger.database import fetch, statement, transaction
+from ledger.endings import Ending, ending_of, rows_of
 from ledger.endpoints import PostgresEndpoints
 from ledger.entries import (
     Entry,
@@ -47,7 +46,6 @@ from ledger.vault import Vault
 
 # Waits up to here are also carried by a Celery retry; longer ones live in Postgres alone.
 SHORT_WAIT = timedelta(seconds=30)
-_LONGEST_REASON = 500
 _LONGEST_S = (LATEST - EARLIEST).total_seconds()
 _LOOP = {"loop_code": LOOPING, "loop_reason": HELD_BECAUSE[LOOPING]}
 
@@ -148,7 +146,7 @@ class PostgresLedger:
         ended = list(settlements)
         if not ended:
             return set()
-        values = _rows([_ending(each, self.vault) for each in ended]) | {"short_s": SHORT_WAIT.total_seconds()}
+        values = rows_of([ending_of(each, self.vault) for each in ended]) | {"short_s": SHORT_WAIT.total_seconds()}
         has_fallback = any(each.claimed.order.command.options.fallback for each in ended)
         with (transaction if has_fallback else statement)(self.engine) as connection:
             changed = fetch(connection, sql.SETTLE, values)
@@ -322,7 +320,7 @@ class PostgresLedger:
         if not rows:
             return
         endings = [
-            _Ending(
+            Ending(
                 id=row.id, fence=row.fence, state="dead", outcome="rejected", code="unreadable",
                 reason="the sealed payload cannot be opened, or is not what was approved: was it erased, "
                 "or is a master key missing?",
@@ -330,61 +328,7 @@ class PostgresLedger:
             for row in rows
         ]  # fmt: skip
         with transaction(self.engine) as connection:
-            connection.execute(sql.SETTLE, _rows(endings) | {"short_s": 0})
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """One settled attempt, as a row of the SETTLE statement."""
-
-    id: UUID
-    fence: int
-    state: str
-    outcome: str
-    code: str
-    reason: str | None = None
-    wait_s: float | None = None
-    parked: bool = False
-    burned: bool = True
-    receipt: str | None = None
-    http_status: int | None = None
-    provider_code: str | None = None
-    duration_ms: float | None = None
-    paced: bool = False
-
-
-def _ending(settlement: Settlement, vault: Vault) -> _Ending:
-    outcome, claimed = settlement.outcome, settlement.claimed
-    return _Ending(
-        id=claimed.order.delivery_id,
-        fence=claimed.fence,
-        state=_state(outcome),
-        outcome=type(outcome).__name__.lower(),
-        code=outcome.code,
-        reason=None if isinstance(outcome, Succeeded) else mask_text(outcome.reason)[:_LONGEST_REASON],
-        wait_s=outcome.wait.total_seconds() if isinstance(outcome, Deferred) else None,
-        parked=isinstance(outcome, Deferred) and outcome.parked,
-        burned=not isinstance(outcome, Deferred) or outcome.burned,
-        receipt=vault.proof(outcome.receipt.id) if isinstance(outcome, Succeeded) else None,
-        http_status=settlement.http_status,
-        provider_code=settlement.provider_code,
-        duration_ms=settlement.duration.total_seconds() * 1000,
-        paced=isinstance(outcome, Deferred) and outcome.paced,
-    )
-
-
-def _state(outcome: Outcome) -> str:
-    if isinstance(outcome, Succeeded):
-        return "succeeded"
-    if isinstance(outcome, Deferred):
-        return "waiting"
-    if isinstance(outcome, Rejected):
-        return "held" if outcome.held else "dead"
-    return "uncertain"
-
-
-def _rows(endings: Sequence[_Ending]) -> dict[str, Any]:
-    return {"rows": to_json(endings).decode(), "many": len(endings)}
+            connection.execute(sql.SETTLE, rows_of(endings) | {"short_s": 0})
 
 
 def _span(seconds: float) -> timedelta:

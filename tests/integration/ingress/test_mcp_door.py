@@ -57,7 +57,7 @@ def test_six_tools_are_offered_and_explained(agent):
 
 
 # What a model is told of the tools, as shipped. A change of it changes what agents do: read it, then pin it anew.
-TOLD = "dad9dc71ae6646f483a9009b99f8963ad3b95724e0d9c03a568ee3a8e8ff3f60"
+TOLD = "82bb579bbb453038fce41cb56a9ab1b1af89d56f1d59577c05bd25aea619b08f"
 
 
 def test_statement_42_the_text_of_the_tools_is_hashed_and_changes_only_on_purpose(agent):

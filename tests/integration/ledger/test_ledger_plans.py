@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from delivery.ids import new_id
 from delivery.producers import DEFAULT
-from ledger import backlogs, entries, order_hints, store
+from ledger import backlogs, endings, entries, order_hints, store
 from ledger import statements as sql_of
 from tests.integration.conftest import new
 
@@ -22,14 +22,14 @@ FILL = """
     FROM generate_series(1, 20000) n
 """
 LANE = {"account": "crm:default", "kind": "create_lead", "stale_s": 8.0, "most": 100}
-ENDING = store._Ending(new_id(), 1, "succeeded", "succeeded", "ok")
+ENDING = endings.Ending(new_id(), 1, "succeeded", "succeeded", "ok")
 PLANS = {
     "claim": (
         sql_of.CLAIM,
         {"ids": [new_id()], "here": "sandbox", "worker": "w1", "leases": '{"create_lead": 45}'},
         {"pk_deliveries"},
     ),
-    "settle": (sql_of.SETTLE, store._rows([ENDING]) | {"short_s": 30}, {"pk_deliveries", "pk_attempts"}),
+    "settle": (sql_of.SETTLE, endings.rows_of([ENDING]) | {"short_s": 30}, {"pk_deliveries", "pk_attempts"}),
     "backlogs": (backlogs._BACKLOGS, LANE, {"ix_deliveries_due", "ix_deliveries_keyed_due"}),
     "take": (backlogs._TAKE, LANE, {"ix_deliveries_due"}),
     "take in order": (order_hints._FIRST_DUE, LANE, {"ix_deliveries_keyed_due", "ix_deliveries_order_key"}),

@@ -244,14 +244,9 @@ def test_statement_41_an_address_with_unseen_or_foreign_letters_is_refused(writt
     assert set(issues("send_email", LETTER | {"to": [written]})) == {"to.0"}
 
 
-def test_statement_41_a_domain_is_normalised_once_and_a_confusable_one_stays_another():
-    said = [
-        parse("send_email", LETTER | {"to": each}).recipient
-        for each in ("ana@EXEMPLO.com.br", "ana@ex\u0435mplo.com.br")
-    ]
-
-    assert said[0] == "ana@exemplo.com.br"
-    assert said[1] != said[0]
+def test_statement_41_a_domain_is_normalised_once_and_a_confusable_one_is_refused():
+    assert parse("send_email", LETTER | {"to": "ana@EXEMPLO.com.br"}).recipient == "ana@exemplo.com.br"
+    assert set(issues("send_email", LETTER | {"to": "ana@ex\u0435mplo.com.br"})) == {"to.0"}
 
 
 @pytest.mark.parametrize("name", ["Ana\u202e moc.live", "Ana\u2066", "Ana\u200f", "Ana\u2028Bia"])
