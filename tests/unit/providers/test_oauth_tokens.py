@@ -68,9 +68,12 @@ class FakeRedis:
         self.lives[name] = px
         return not taken
 
-    def eval(self, _script: str, _keys: int, name: str, value: str) -> int:
+    def register_script(self, _script: str) -> Callable[[list[str], list[str]], int]:
+        return self._unlock
+
+    def _unlock(self, keys: list[str], args: list[str]) -> int:
         self._reach()
-        return int(self.values.get(name) == value and self.values.pop(name) is not None)
+        return int(self.values.get(keys[0]) == args[0] and self.values.pop(keys[0]) is not None)
 
 
 def seal(plain: bytes) -> bytes:
