@@ -1,14 +1,19 @@
-"""Security statements that are proved by reading the tree.
+"""The list of security statements in `docs/security.md`, and those that are proved by reading the tree.
 
 Every other statement is proved by a test that carries its number, next to the tests of the code it is about.
 """
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 _ROOT = Path(__file__).resolve().parents[2]
 _PRODUCT = ("client", "config", "delivery", "ingress", "ledger", "providers", "sandbox", "tasks", "worker")
+_NAME = re.compile(r"^(?:async )?def (test_statement_(\d\d)_(?:and_(\d\d)_)?\w+)", re.MULTILINE)
+_STATEMENTS = range(1, 55)
 _TEMPLATE_ENGINES = {"chameleon", "django", "jinja2", "mako", "tornado.template"}
 
 
@@ -54,3 +59,21 @@ def test_statement_14_nothing_switches_the_check_of_certificates_off():
     }
 
     assert not words
+
+
+@cache
+def _tests_by_statement():
+    found = {number: set() for number in _STATEMENTS}
+    for path in (_ROOT / "tests").rglob("test_*.py"):
+        for name, *numbers in _NAME.findall(path.read_text()):
+            for number in filter(None, numbers):
+                found[int(number)].add(f"{path.relative_to(_ROOT)}::{name}")
+    return found
+
+
+@pytest.mark.parametrize("number", _STATEMENTS)
+def test_the_page_lists_the_tests_of_each_statement(number):
+    lines = (_ROOT / "docs" / "security.md").read_text().splitlines()
+    (row,) = [each for each in lines if re.match(rf"\| {number} \| .*`tests/", each)]
+
+    assert set(re.findall(r"`(tests/[^`]+)`", row)) == _tests_by_statement()[number]
