@@ -35,7 +35,8 @@ def mail_issues(command: SendEmail, mail: Mail, *, account: str, from_email: str
 def senders_of(mail: Mail, account: str, from_email: str | None) -> tuple[str, ...]:
     """Return the addresses and "@domain" that an account may send from."""
     own = (from_email.lower(), "@" + from_email.lower().rpartition("@")[2]) if from_email else ()
-    return (*own, *mail.senders.get(account, ()))
+    further = mail.senders
+    return (*own, *further.get(account, ()))
 
 
 def is_sender(address: str, entries: Collection[str]) -> bool:
