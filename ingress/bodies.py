@@ -24,6 +24,7 @@ NDJSON = "application/x-ndjson"
 MOST_SMALL_BYTES = 20_000
 
 _RETRY_S = 2
+_AHEAD_S = 0.1  # bytes of so much time may come at once
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -45,6 +46,7 @@ class BodyReader:
         most_bytes: Bytes of bodies being read or worked on at the same time; more is turned away.
         within_s: A body that takes longer is cut off.
         least_bytes_per_s: With it, `within_s` holds for an empty body only: each byte that comes earns more time.
+        most_bytes_per_s: Bytes of all bodies together are read no faster: taking them in costs processor time.
         most_unfinished: Bodies being read at the same time; one more makes the oldest of them give way.
         gives_way: Where there is no room for a new byte, the oldest unfinished body gives way to it. A sender that
             stalls then takes nothing from one that sends.
@@ -53,9 +55,11 @@ class BodyReader:
     most_bytes: int = 128_000_000
     within_s: float = 30
     least_bytes_per_s: float | None = None
+    most_bytes_per_s: float | None = None
     most_unfinished: int | None = None
     gives_way: bool = False
     _held: int = 0
+    _next_at: float = 0
     _unfinished: dict[_Body, None] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -123,6 +127,14 @@ class BodyReader:
             body.size += len(chunk)
             body.chunks.append(chunk)
             self._earn_time(body, len(chunk))
+            await self._keep_pace(len(chunk))
+
+    async def _keep_pace(self, size: int) -> None:
+        if self.most_bytes_per_s is not None:
+            now = asyncio.get_running_loop().time()
+            self._next_at = max(now, self._next_at) + size / self.most_bytes_per_s
+            if self._next_at > now + _AHEAD_S:
+                await asyncio.sleep(self._next_at - now - _AHEAD_S)
 
     def _earn_time(self, body: _Body, size: int) -> None:
         until = body.clock.when() if body.clock and not body.clock.expired() else None

@@ -52,6 +52,14 @@ class Guard:
         except ValueError:
             return False
 
+    def has_known_key(self, data: bytes) -> bool:
+        """Tell whether the head of a request holds a key that this process remembers."""
+        head = data[: max(data.find(b"\r\n\r\n"), 0)]
+        keys = [each.decode("latin-1").strip() for each in _KEY.findall(head)]
+        for each in keys:
+            self.doorkeeper.list_soon(each)  # it may have been made a moment ago
+        return any(map(self.doorkeeper.remembers, keys))
+
     def weigh(self, host: str, data: bytes) -> Weight:
         """Tell what to do with the bytes of a request that came so far.
 
@@ -63,7 +71,7 @@ class Guard:
             "refuse": late.
         """
         end = data.find(b"\r\n\r\n")
-        if _OPEN_TO_ALL.match(data) or (end >= 0 and self._has_key(data[:end])):
+        if _OPEN_TO_ALL.match(data) or self.has_known_key(data):
             return "parse"
         kind: Kind = "webhook" if _WEBHOOK.match(data) else "other"
         if not self.strangers.refused[kind].are_too_many(host):
@@ -85,12 +93,6 @@ class Guard:
         if size is None or size > _MOST_BODY_BYTES:
             return "refuse"
         return "first" if _is_whole(data, end) else "wait"
-
-    def _has_key(self, head: bytes) -> bool:
-        keys = [each.decode("latin-1").strip() for each in _KEY.findall(head)]
-        for each in keys:
-            self.doorkeeper.list_soon(each)  # it may have been made a moment ago
-        return any(map(self.doorkeeper.remembers, keys))
 
 
 def _size(data: bytes, end: int) -> int | None:

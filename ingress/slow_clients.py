@@ -13,7 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ingress.guard import Guard, late_refusal
-from ingress.strangers import PROVED, SLOWED_S
+from ingress.strangers import PROVED, slowed_s
 
 _HEADERS_WITHIN_S = 10.0
 _READ_WITHIN_S = 30.0
@@ -77,20 +77,17 @@ class PatientProtocol(H11Protocol):
     def _weigh(self, *, has_turn: bool = False) -> None:
         weight = self._guard.weigh(self._host, bytes(self._early))
         if weight == "parse" or (has_turn and weight in {"first", "turn"}):
-            self._stop(self._refusal_clock)
-            self._refusal_clock = None
-            early, self._early = bytes(self._early), bytearray()
-            super().data_received(early)
+            self._parse()
             return
         if self._refusal_clock is None:
-            self._refusal_clock = self.loop.call_later(SLOWED_S, self._refuse_late)
+            self._refusal_clock = self.loop.call_later(slowed_s(), self._refuse_late)
         if weight != "wait" or len(self._early) > _MOST_EARLY_BYTES:
             self.flow.pause_reading()
         if weight in {"first", "turn"}:
             self._guard.strangers.turns.wait(self._take_turn, first=weight == "first")
 
     def _take_turn(self) -> None:
-        if not self.transport.is_closing():
+        if self._early and not self.transport.is_closing():
             self.flow.resume_reading()
             self._weigh(has_turn=True)
 
@@ -122,10 +119,21 @@ class PatientProtocol(H11Protocol):
         self._guard.strangers.refused["other"].count(self._host)
         super().send_400_response(msg)
 
+    def _parse(self) -> None:
+        self._stop(self._refusal_clock)
+        self._refusal_clock = None
+        self.flow.resume_reading()
+        early, self._early = bytes(self._early), bytearray()
+        super().data_received(early)
+
     def _refuse_late(self) -> None:
-        if self._early and not self.transport.is_closing():
-            self.transport.write(late_refusal())
-            self.transport.close()
+        if not self._early or self.transport.is_closing():
+            return
+        if self._guard.has_known_key(bytes(self._early)):  # made a moment before it came, and listed meanwhile
+            self._parse()
+            return
+        self.transport.write(late_refusal())
+        self.transport.close()
 
     def _give_up_on_headers(self) -> None:
         self._headers_clock = None

@@ -6,6 +6,7 @@ because many callers may share one; so a caller with a known key is never slowed
 """
 
 import asyncio
+import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ Kind = Literal["webhook", "other"]
 
 _MOST_ADDRESSES = 20_000
 _PROVED_FOR_S = 3600.0
-# An address that was refused too often waits this long for its answer; so many may wait at the same time.
-SLOWED_S = 1.0
+# An address that was refused too often waits so long for its answer; so many may wait at the same time.
+_SLOWED_S = (2.0, 4.0)
 _MOST_SLOWED = 64
 _MOST_AT_ONCE = 128
 _THREADS = 2
@@ -36,7 +37,14 @@ _Answer = TypeVar("_Answer")
 
 def strangers_bodies() -> BodyReader:
     """Return the reader of unverified webhook bodies: 5 s for an empty one, at least 100 kB/s from a larger one."""
-    return BodyReader(most_bytes=32_000_000, within_s=5, least_bytes_per_s=100_000, most_unfinished=64, gives_way=True)
+    return BodyReader(
+        most_bytes=32_000_000,
+        within_s=5,
+        least_bytes_per_s=100_000,
+        most_bytes_per_s=16_000_000,
+        most_unfinished=64,
+        gives_way=True,
+    )
 
 
 class Refusals:
@@ -134,7 +142,7 @@ class Strangers:
             "other": Refusals(30, 10, ticks),
         }
         self.disproved = Refusals(200, 50, ticks)
-        self.turns = Turns(200, 20, ticks)
+        self.turns = Turns(100, 20, ticks)
         self._ticks = ticks
         self._proved: OrderedDict[str, float] = OrderedDict()
         self._threads = CapacityLimiter(_THREADS)
@@ -172,13 +180,18 @@ class Strangers:
             return
         self._slowed += 1
         try:
-            await asyncio.sleep(SLOWED_S)
+            await asyncio.sleep(slowed_s())
         finally:
             self._slowed -= 1
 
     async def in_thread(self, work: Callable[..., _Answer], *arguments: object) -> _Answer:
         """Do something for a stranger on one of the few threads that strangers have."""
         return await to_thread.run_sync(work, *arguments, limiter=self._threads)
+
+
+def slowed_s() -> float:
+    """Return how long a slowed caller waits: not the same for each, so that many do not come again at once."""
+    return random.uniform(*_SLOWED_S)  # noqa: S311 - it spreads load and guards nothing
 
 
 @lru_cache(4096)

@@ -17,7 +17,7 @@ from rich.table import Table
 from tests.attacks.target import Target, Verdict, running_target
 
 Attack = Callable[[Target], Verdict]
-_PROGRAMME = {"run", "target"}
+_PROGRAMME = {"run", "senders", "target"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

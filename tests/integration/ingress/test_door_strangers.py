@@ -122,6 +122,13 @@ def test_a_key_works_the_moment_it_is_made(door):
     assert found == [200] * 5
 
 
+def test_a_new_key_works_also_where_others_guess_keys(door):
+    for _ in range(100):
+        door.web.state.guard.strangers.refused["other"].count("127.0.0.1")
+
+    assert door.with_key("loja", "read").get("/v1/deliveries").status_code == 200
+
+
 def test_a_revoked_key_is_refused_and_asks_the_ledger_once(door, sql):
     shop = door.with_key("loja", "read")
     sql("UPDATE api_keys SET revoked_at = now()")

@@ -124,6 +124,18 @@ def test_bytes_that_come_earn_time_for_those_that_are_to_come():
     assert asyncio.run(scene()) == b"x" * 60 + b"y"
 
 
+def test_bodies_are_read_no_faster_than_is_good_for_others():
+    async def scene():
+        reader, senders = BodyReader(most_bytes_per_s=1000), [Sender() for _ in range(3)]
+        for each in senders:
+            each.send(b"x" * 100, more=False)
+        started = asyncio.get_running_loop().time()
+        await asyncio.gather(*(read(reader, each) for each in senders))
+        return asyncio.get_running_loop().time() - started
+
+    assert asyncio.run(scene()) >= 0.19
+
+
 @pytest.mark.parametrize(("already", "code"), [(0, None), (95, "busy")])
 def test_bytes_that_another_reader_read_are_counted(already, code):
     reader = BodyReader(most_bytes=100)
