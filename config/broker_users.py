@@ -12,8 +12,9 @@ _CONNECTION = "+ping +multi +exec +select +client|setinfo +client|setname"
 _SCRIPTS = "+evalsha +script|load +script|exists"
 
 RULES: Mapping[str, str] = {
-    # Everything in its database that harms no other one: no CONFIG, FLUSHALL, KEYS, EVAL, ACL, SHUTDOWN.
-    "worker": f"~* &* +@read +@write +@connection +@pubsub +@transaction +time {_SCRIPTS} -@admin -@dangerous",
+    # Everything in its database that harms no other one: no CONFIG, FLUSHALL, KEYS, EVAL, ACL, SHUTDOWN. The limiter's
+    # script reads INFO to see that the server was started anew.
+    "worker": f"~* &* +@read +@write +@connection +@pubsub +@transaction +time {_SCRIPTS} -@admin -@dangerous +info",
     # Beat, the web page, and programs that import `tasks`: wake workers, read limits and breakers.
     "producer": f"{_CONNECTION} +time {_SCRIPTS}"
     " (~* +lpush +llen)"

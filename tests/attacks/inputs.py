@@ -83,7 +83,7 @@ def emptied_redis_while_open(target: Target) -> Verdict:
         for _ in range(_FAILING_LEADS):
             target.lead()
         opened = target.until(lambda: _breaker(target) == "open", 20)
-        Redis.from_url(target.redis_url).flushall()
+        Redis.from_url(target.admin_redis_url).flushall()
         before = len(crm.arrivals())
         for _ in range(20):
             target.lead()

@@ -90,6 +90,12 @@ class Target:
         return str(valkey.url_of(user))
 
     @property
+    def admin_redis_url(self) -> str:
+        """Valkey, with every right."""
+        valkey: Any = self.system.parts["valkey"]
+        return str(valkey.url)
+
+    @property
     def database_url(self) -> str:
         """Postgres."""
         return self.system.variables["DATABASE_URL"]

@@ -24,21 +24,22 @@ LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "
 NEVER = [
     "EVAL 'return 1' 0", "CONFIG GET requirepass", "CONFIG SET dir /tmp", "FLUSHALL", "FLUSHDB", "KEYS *", "SHUTDOWN",
     "ACL LIST", "ACL SETUSER mallory", "MONITOR", "CLIENT LIST", "CLIENT KILL TYPE normal", "SAVE",
-    "REPLICAOF 127.0.0.1 1", "SLAVEOF NO ONE", "MIGRATE 127.0.0.1 1 key 0 1", "MODULE LIST", "SCRIPT FLUSH", "INFO",
+    "REPLICAOF 127.0.0.1 1", "SLAVEOF NO ONE", "MIGRATE 127.0.0.1 1 key 0 1", "MODULE LIST", "SCRIPT FLUSH",
     "FUNCTION LIST", "SWAPDB 0 1", "SORT celery", "EVAL_RO 'return 1' 0", "BGREWRITEAOF", "LATENCY DOCTOR",
 ]  # fmt: skip
 FORBIDDEN = {
     "worker": NEVER,
     "producer": [
-        *NEVER, "LRANGE crm 0 -1", "RPOP crm", "BRPOP crm 1", "HGETALL unacked", "GET api:crm:token", "DEL crm",
+        *NEVER, "INFO", "LRANGE crm 0 -1", "RPOP crm", "BRPOP crm 1", "HGETALL unacked", "GET api:crm:token", "DEL crm",
         "PUBLISH /0.celery.pidbox x", "SUBSCRIBE /0.celeryev/x", "SCAN 0", "RANDOMKEY", "SET entrega:x 1",
     ],
     "flower": [
-        *NEVER, "LRANGE crm 0 -1", "LPUSH crm x", "BRPOP celery 1", "HGETALL unacked", "GET api:crm:token", "DEL crm",
+        *NEVER, "INFO", "LRANGE crm 0 -1", "LPUSH crm x", "BRPOP celery 1", "HGETALL unacked", "GET api:crm:token",
+        "DEL crm",
         "HSET entrega:breaker:{crm:default/create_lead}:override mode open", "SUBSCRIBE other", "SCAN 0",
     ],
     "foreign": [
-        *NEVER, "LRANGE celery 0 -1", "LINDEX celery 0", "RPOP celery", "BRPOP celery 1", "DEL celery",
+        *NEVER, "INFO", "LRANGE celery 0 -1", "LINDEX celery 0", "RPOP celery", "BRPOP celery 1", "DEL celery",
         "LTRIM celery 1 0", "LPUSH crm x", "LPUSH upkeep x", "LPUSH celeryev.x x", "LPUSH unacked x",
         "GET api:crm:token", "HGETALL unacked",
         "PUBLISH /0.celery.pidbox x", "SUBSCRIBE /0.celeryev/x", "PSUBSCRIBE *", "SCAN 0", "RANDOMKEY", "TIME",
