@@ -9,7 +9,6 @@ _CHOSEN = (
     "broker",
     "folder",
     "atrest",
-    "many_values",
     "nasty",
     "poisonous",
     "interim",
