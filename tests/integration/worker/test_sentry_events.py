@@ -59,7 +59,7 @@ def sentry(collector):
     assert start_sentry(dsn, environment="sandbox", release="0.1.0")
     yield collector
     sentry_sdk.get_client().close()
-    sentry_sdk.init()
+    sentry_sdk.init(default_integrations=False, auto_enabling_integrations=False)  # else Celery stays instrumented
 
 
 def _fail():
@@ -130,16 +130,12 @@ def test_verdicts_are_no_errors_of_ours(error, sentry):
 
 
 def test_a_logged_traceback_becomes_an_event_and_a_logged_line_does_not(sentry):
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     configure_logging("json", "INFO", stream=io.StringIO(), on_error=report_error)
 
     structlog.get_logger("entrega.test").error("attempt", request_id=ID, nome=LOCAL)
     structlog.get_logger("entrega.test").error("adapter_failed", request_id=ID, nome=LOCAL, exc_info=_failure())
 
     events = _events(sentry)
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
     assert [each["tags"] for each in events] == [{"request_id": ID, "event": "adapter_failed"}]
     assert _leaks(sentry) == []
 

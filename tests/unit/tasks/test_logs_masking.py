@@ -16,21 +16,6 @@ ADDRESS = "ana.teste@exemplo.com.br"
 PHONE = "+5511999990001"
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    root = logging.getLogger()
-    names = list(root.manager.loggerDict)
-    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
-    levels = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in names}
-    yield
-    root.handlers[:], root.level, sys.excepthook, threading.excepthook = kept
-    for name, (level, propagate) in levels.items():
-        logging.getLogger(name).setLevel(level)
-        logging.getLogger(name).propagate = propagate
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-
-
 @pytest.fixture
 def stream():
     return io.StringIO()
