@@ -14,8 +14,11 @@ from celery import Celery
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from config.broker_users import RULES
+from config.policy import load_specs
+from delivery.limiter import LimitPlan, Refusal, Tuning
 from sandbox.doors import free_port
 from sandbox.valkey import ValkeyServer, _program
+from worker.limit_book import Ask, Book, End
 
 HOME = Path(__file__).parents[3]
 LEAD = {"nome": "Ana Teste", "email": "ana.teste@exemplo.com.br", "interesse": "produto_a"}
@@ -161,3 +164,20 @@ def test_the_page_shows_the_same_rules():
 
     for user, rule in RULES.items():
         assert f"ACL SETUSER {user} on >PASSWORD {rule}\n" in page
+
+
+@pytest.mark.parametrize("service", ["whatsapp", "email", "callback"])
+def test_the_workers_user_keeps_the_shared_limits(server, admin, service):
+    tuning = Tuning()
+    plan = LimitPlan.of(load_specs()[service].limits, tuning)
+    ask = Ask("delivery", f"{service}:default", "person", 1_000_000)
+
+    with redis.Redis.from_url(server.url_of("worker")) as client:
+        book = Book(client, tuning, lambda: 0)
+        _, gap = book.ask([ask], plan, owed=0, pause_us=0)
+        closed = book.remember(ask.account, gap, plan, [])
+        turns, gap = book.ask([ask], plan, owed=0, pause_us=0)
+        book.end(End("delivery", ask.account, "person", 1000), plan, Refusal())
+
+    assert (closed, gap, [each.wait_us for each in turns]) == (True, None, [None])
+    assert admin.acl_log() == []
