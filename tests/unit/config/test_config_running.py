@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from config.running import AlreadyRunning, Occupied, announced, occupy
+from config.running import AlreadyRunning, Occupied, announced, occupy, servers_folder
 from config.settings import load_settings
 
 VARIABLES = {"DATABASE_URL": "postgresql://u:p@127.0.0.1:5432/x", "ENTREGA_PORT": "8080"}
@@ -147,3 +147,10 @@ def test_a_lock_file_without_sense_still_refuses(first: Occupied, folder: Path) 
 
     with pytest.raises(AlreadyRunning, match="another process"):
         occupy(folder)
+
+
+def test_the_environment_that_used_a_folder_first_has_it_to_itself_and_others_a_folder_in_it(folder: Path) -> None:
+    first = servers_folder(folder, "standins")
+
+    assert (first, servers_folder(folder, "sandbox")) == (folder, folder / "sandbox")
+    assert servers_folder(folder, "standins") == folder

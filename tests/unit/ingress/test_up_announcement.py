@@ -7,6 +7,7 @@ import pytest
 from config.settings import load_settings
 from ingress.system import Plan, System
 from ingress.up import announce
+from sandbox.doors import SandboxError
 from sandbox.standins import Addresses
 
 PASSWORD = "s3gredo-inventado"
@@ -64,3 +65,13 @@ def test_more_is_said_when_it_is_asked_for(system, capsys):
     printed = capsys.readouterr().out
     assert "http://127.0.0.1:2" in printed
     assert ".entrega/running.json (with their passwords)" in printed
+
+
+def test_stand_ins_are_refused_outside_the_sandbox_before_anything_is_made(tmp_path):
+    settings = load_settings({"entrega_env": "sandbox", "entrega_data": tmp_path / "data"})
+    staging = settings.model_copy(update={"entrega_env": "staging"})
+
+    with pytest.raises(SandboxError, match="stand-ins are for the sandbox, and ENTREGA_ENV is staging"):
+        System(Plan(staging, sandbox=True), lambda _: None).start()
+
+    assert not (tmp_path / "data").exists()
