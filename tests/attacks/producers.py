@@ -12,8 +12,6 @@ from tests.attacks.target import Target, Verdict, percentile
 _HOSTS = 32
 _SLOW_S = 14
 _P99_MS = 2000
-# CI runs four test files at once on two cores; the fault that this looks for took 13 s.
-_SHORT_P99_MS = 8000
 _UNSEEN = "ATAQUE: este texto nunca foi visto"
 _REFUSED = 422
 _ITS_LEADS = """
@@ -38,12 +36,12 @@ def slow_callback_hosts(target: Target) -> Verdict:
         "UPDATE deliveries SET state = 'canceled', settled_at = now() WHERE producer = 'attack-slow'"
         " AND kind = 'callback' AND state IN ('ready', 'waiting')"
     )
-    p99, limit = percentile(waits), _SHORT_P99_MS if target.short else _P99_MS
+    p99 = percentile(waits)
     return Verdict(
         f"{_HOSTS} callback hosts that answer after {_SLOW_S} s",
         f"p99 of another producer's lead {p99:.0f} ms; callbacks held {most} threads at most",
-        f"{limit} ms",
-        passed=p99 <= limit and most > 0,
+        f"{_P99_MS} ms",
+        passed=p99 <= _P99_MS and most > 0,
     )
 
 
