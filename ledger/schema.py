@@ -42,12 +42,17 @@ def migrate(engine: Engine, environment: str = "sandbox") -> tuple[str | None, s
 def lock_schema(connection: Connection) -> str | None:
     """Keep every other migration out until this transaction ends, and return the revision; None when empty.
 
+    The rest of the transaction may take as long as it needs: an index on a large table takes minutes. It waits for the
+    lock of a table for a short time only, because everything else queues behind it.
+
     Raises:
         LedgerUnusable: As `migrate`.
     """
     require_session(connection)
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL lock_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    connection.execute(text("SET LOCAL lock_timeout = '15s'"))
     _require_utf8(connection)
     return _known_revision(connection)
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from delivery.errors import LedgerUnavailable, LedgerUnusable
 from ledger.database import connect, fetch, statement, transaction
 from ledger.producer_models import metadata
-from ledger.schema import check_schema, migrate
+from ledger.schema import check_schema, lock_schema, migrate
 
 
 def test_the_steps_lead_to_what_the_models_say(migrated):
@@ -24,6 +24,14 @@ def test_migrating_again_changes_nothing(migrated):
 
     assert before == after
     check_schema(migrated)
+
+
+def test_a_step_on_a_large_table_may_take_as_long_as_it_needs(migrated):
+    with transaction(migrated) as connection:
+        lock_schema(connection)
+        limits = [connection.scalar(text(f"SHOW {name}")) for name in ("statement_timeout", "lock_timeout")]
+
+    assert limits == ["0", "15s"]
 
 
 def test_an_empty_database_says_what_to_run(migrated, postgres_url):
