@@ -54,6 +54,7 @@ _KEEP_HEAD = text("""
 """)
 _FIND_HEAD = text("SELECT wrapped FROM vault WHERE name = :name")
 _BLOCKS = text("SELECT n, last_id, rows, digest, link, purged FROM audit_chain WHERE n > :n ORDER BY n LIMIT :most")
+_PURGED = text("SELECT purged FROM audit_chain WHERE n = :n")
 _UNCHAINED = text("SELECT count(*) FROM audit WHERE id > :last_id AND at < now() - CAST(:late AS interval)")
 _OLD_BLOCKS = text("""
     SELECT c.n, c.last_id, c.link, coalesce((SELECT b.last_id FROM audit_chain b WHERE b.n = c.n - 1), :start) AS after
@@ -165,12 +166,16 @@ class AuditChain:
     def faults(self, *, noted: Head | None = None) -> dict[str, int]:
         """Return what does not fit, as a count for each kind of fault; empty when the chain is whole.
 
+        The chain may be extended and purged meanwhile.
+
         Args:
             noted: A head that a log remembers; it has to be a part of the chain.
 
         Raises:
             LedgerUnavailable: Postgres is away.
         """
+        # The kept end is read first: what is chained meanwhile comes behind it.
+        ends = [each for each in (self._kept_head(), noted) if each is not None]
         changed, end, last_id = 0, Head(0, b""), _START
         known = set()
         for block in self._blocks():
@@ -179,8 +184,7 @@ class AuditChain:
             known.add(end)
         with transaction(self._vault.engine) as connection:
             unchained = connection.scalar(_UNCHAINED, {"last_id": last_id, "late": _LATE}) or 0
-        ends = [each for each in (self._kept_head(), noted) if each is not None]
-        missing = sum(each not in known for each in ends) + bool(known and not ends)
+        missing = sum(each not in known for each in ends) + bool(known and not ends and self._kept_head() is None)
         found = {"audit_blocks_changed": changed, "audit_ends_missing": missing, "audit_rows_unchained": unchained}
         return {name: n for name, n in found.items() if n}
 
@@ -226,9 +230,12 @@ class AuditChain:
         with transaction(self._vault.engine) as connection:
             values = {"after": after, "upto": block.last_id, "most": block.rows + 1}
             rows = connection.execute(_ROWS, values).all()
-        if block.purged is not None:
+            purged = block.purged
+            if purged is None and not rows:  # the purge may have come since the block was read
+                purged = connection.scalar(_PURGED, {"n": block.n})
+        if purged is not None:
             proof = self._purged(Head(block.n, bytes(block.link)))
-            is_whole = not rows and hmac.compare_digest(bytes(block.purged), proof)
+            is_whole = not rows and hmac.compare_digest(bytes(purged), proof)
         else:
             is_whole = hmac.compare_digest(bytes(block.digest), self._digest(rows))
         link = self._link(dict(block._mapping), before.link)  # noqa: SLF001 - SQLAlchemy's public name

@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 
 from config.retention import Periods
 from delivery.ids import new_id
@@ -215,6 +216,47 @@ def test_the_purge_of_old_records_leaves_the_chain_and_the_books_whole(chain, le
     assert (archive.verify().accepted, archive.verify().states) == (before.accepted, before.states)
     acts(2)
     assert (chain.extend() is not None, chain.faults()) == (True, {})
+
+
+@pytest.fixture
+def meanwhile(database):
+    """Do something, once, just before the ledger is asked for what begins with these words."""
+    left = []
+
+    def before(_connection, _cursor, statement, *_):
+        if left and statement.strip().startswith(left[0][0]):
+            left.pop()[1]()
+
+    event.listen(database, "before_cursor_execute", before)
+    yield lambda words, work: left.append((words, work))
+    event.remove(database, "before_cursor_execute", before)
+    assert not left  # else the words are out of date
+
+
+def test_a_block_that_is_added_during_the_check_is_no_fault(chain, acts, meanwhile):
+    acts()
+    chain.extend()
+    acts(3)
+    meanwhile("SELECT count(*) FROM audit WHERE id", chain.extend)
+
+    assert (chain.faults(), chain.extend(), chain.faults()) == ({}, None, {})
+
+
+def test_the_first_block_ever_that_is_added_during_the_check_is_no_fault(chain, acts, meanwhile):
+    acts()
+    meanwhile("SELECT n, last_id, rows, digest", chain.extend)
+
+    assert (chain.faults(), chain.extend()) == ({}, None)
+
+
+def test_a_block_that_is_purged_during_the_check_is_no_fault(chain, acts, meanwhile, sql):
+    acts()
+    sql("UPDATE audit SET at = now() - interval '500 days'")
+    chain.extend()
+    sql("UPDATE audit_chain SET at = now() - interval '500 days'")
+    meanwhile("SELECT id, at, actor", lambda: chain.purge(timedelta(days=400)))
+
+    assert (chain.faults(), ids(sql), chain.faults()) == ({}, [], {})
 
 
 def test_the_chain_survives_new_master_keys(chain, acts, ledger, database):
