@@ -75,7 +75,7 @@ _ERASE = text(f"""
              settled_at = CASE WHEN f.open THEN now() ELSE d.settled_at END,
              fallback = CASE WHEN d.fallback = 1 THEN 0 ELSE d.fallback END,
              receipt = CASE WHEN d.attempts > 0 OR d.receipt IS NOT NULL THEN 'erased' END,
-             recipient = 'erased', person = '', content = NULL, order_key = NULL
+             recipient = 'erased', person = '', content = NULL, approved = NULL, order_key = NULL
       FROM found f WHERE d.id = f.id AND f.state <> 'attempting'
       RETURNING d.id, d.state, f.open
     ), events AS (

@@ -191,6 +191,15 @@ def test_no_mark_of_a_person_stays_on_lists_and_in_order_keys(ledger, eraser, da
     assert sql("SELECT order_key, content FROM deliveries") == [(None, None)]
 
 
+def test_no_hash_of_what_a_person_approved_stays(ledger, eraser, sql):
+    opened(ledger)
+    sql("UPDATE deliveries SET approved = content::text::bytea")
+
+    eraser.erase([ANA], reason="asked for")
+
+    assert sql("SELECT content, approved FROM deliveries") == [(None, None)]
+
+
 def test_a_list_with_nobody_left_lets_nobody_through(ledger, eraser, database):
     producers = Producers(database, "ana")
     mark = StoredPolicies(database, ledger.vault).mark(ANA)
