@@ -8,8 +8,9 @@ world: what was open in it may have been sent since, so it is held until a perso
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -226,13 +227,14 @@ def open_backup(path: Path) -> Iterator[Backup]:
     Raises:
         BackupUnusable: It is not.
     """
-    try:
-        with zipfile.ZipFile(path) as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(zipfile.ZipFile(path))
             manifest = Manifest.model_validate_json(file.read(_MANIFEST))
             _check(path, file, manifest)
-            yield Backup(file, manifest)
-    except (OSError, KeyError, zipfile.BadZipFile, ValidationError) as err:
-        raise BackupUnusable(f"{path} is not a whole backup ({type(err).__name__})") from err
+        except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, ValidationError) as err:
+            raise BackupUnusable(f"{path} is not a whole backup ({type(err).__name__})") from err
+        yield Backup(file, manifest)
 
 
 def _check(path: Path, file: zipfile.ZipFile, manifest: Manifest) -> None:

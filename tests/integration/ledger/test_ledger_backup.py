@@ -267,6 +267,26 @@ def test_half_a_backup_is_refused(database, file, left):
         pass
 
 
+def test_a_backup_with_broken_bytes_in_the_middle_is_refused(database, ledger, file):
+    ledger.open([new(lead(n)) for n in range(50)])
+    write_backup(database, file, key=None)
+    with zipfile.ZipFile(file) as archive:
+        start = archive.getinfo("tables/payloads").header_offset + 100
+    content = bytearray(file.read_bytes())
+    content[start : start + 8] = b"\xff" * 8
+    file.write_bytes(content)
+
+    with pytest.raises(BackupUnusable, match="not a whole backup"), open_backup(file):
+        pass
+
+
+def test_an_error_while_a_backup_is_used_is_no_damage_of_the_backup(database, file):
+    write_backup(database, file, key=None)
+
+    with pytest.raises(KeyError), open_backup(file):
+        raise KeyError("of the caller")
+
+
 def test_a_backup_of_a_newer_version_is_refused(database, file):
     write_backup(database, file, key=None)
 
