@@ -142,6 +142,7 @@ _CLAIM = f"""
          SET state = CASE WHEN p.stop NOT IN {_FOR_GOOD} THEN 'held' WHEN {CANCELABLE} THEN 'canceled'
                           ELSE 'dead' END,
              code = p.stop, settled_at = CASE WHEN p.stop IN {_FOR_GOOD} THEN now() END,
+             fallback = CASE WHEN p.stop IN {_FOR_GOOD} THEN 0 ELSE d.fallback END,
              reason = CASE p.stop WHEN 'opted_out' THEN 'the person asked for no marketing'
                                   WHEN 'suppressed' THEN 'the person was erased, and nothing is accepted for them'
                                   WHEN 'account_held' THEN shut.held_reason

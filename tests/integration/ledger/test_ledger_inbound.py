@@ -13,6 +13,7 @@ from delivery.outcomes import Receipt, Succeeded, Uncertain
 from delivery.ports import Conclusion, Hint, Settlement
 from ledger.contacts import Contacts
 from ledger.doubts import PostgresDoubts
+from ledger.fallbacks import Fallbacks
 from ledger.inbound import Inbound
 from tests.integration.conftest import claim, lead, new
 
@@ -307,6 +308,20 @@ def test_marketing_that_is_not_sent_says_why_and_starts_no_fallback(ledger, inbo
     found = archive.find(id_)
     assert (found.code, found.reason, found.attempts) == ("opted_out", "the person asked for no marketing", 0)
     assert sql("SELECT action FROM audit WHERE actor = 'person'") == [("opted_out",)]
+
+
+def test_marketing_that_may_have_been_sent_before_starts_no_fallback_either(ledger, inbound, archive):
+    fallback = {"kind": "send_email", "to": "ana.teste@exemplo.com.br", "subject": "Oi", "text": "Olá"}
+    id_ = opened(ledger, SendWhatsApp(to=PHONE, template=TEMPLATE, options={"fallback": fallback}))
+    ledger.settle([Settlement(claim(ledger, id_)[0], Uncertain("answer_lost", "no answer"))])
+    doubts = PostgresDoubts(ledger)
+    (doubt,) = doubts.take(pause=timedelta(), window={"send_whatsapp": timedelta()}, most=1)
+    doubts.conclude([Conclusion(doubt, "resend", "nothing proves it")])
+    tell(inbound, wish("stop"))
+
+    assert claim(ledger, id_) == []
+    found = archive.find(id_)
+    assert (found.state, found.code, list(Fallbacks(ledger).needed(most=10))) == ("dead", "opted_out", [])
 
 
 def test_who_allows_marketing_again_gets_it(ledger, inbound):
