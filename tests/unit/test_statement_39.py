@@ -19,7 +19,7 @@ OURS = {
     "ledger/backup.py": {"_quoted(columns)", "_quoted(part.columns)", "table"},
     "ledger/contacts.py": {"main", "other", "person"},
     "ledger/hashing.py": {"id_type", "table"},
-    "ledger/retention.py": {"key", "key.partition('.')[2]", "lock", "old", "self.old", "table"},
+    "ledger/retention.py": {"key", "key.partition('.')[2]", "lock", "old", "order", "self.old", "table"},
     "ledger/rewrapping.py": {
         "each.by_others",
         "self.by_others",
