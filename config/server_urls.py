@@ -38,9 +38,7 @@ def is_loopback(host: str) -> bool:
 
 def is_on_this_machine(url: str) -> bool:
     """Tell whether a Postgres URL leads to this machine: by loopback or by a socket in the file system."""
-    parts = urlsplit(url)
-    host = parts.hostname or parse_qs(parts.query).get("host", ["/"])[0]
-    return host.startswith("/") or is_loopback(host)
+    return all(each.startswith("/") or is_loopback(each) for each in _hosts(url))
 
 
 def postgres_url(url: str) -> str:
@@ -65,7 +63,7 @@ def encrypted_postgres_url(url: str, *, private: bool) -> str:
     """
     parts = urlsplit(url)
     mode = parse_qs(parts.query).get("sslmode", [""])[0]
-    if is_on_this_machine(url) or mode in _ENCRYPTED or (private and _is_private(parts.hostname or "")):
+    if is_on_this_machine(url) or mode in _ENCRYPTED or (private and all(map(_is_private, _hosts(url)))):
         return url
     if mode:
         raise ValueError(f"sslmode={mode} allows a plain line; wanted sslmode=require or verify-full ({_PRIVATE})")
@@ -102,6 +100,18 @@ def protected_redis_url(url: str, *, private: bool) -> str:
     if parts.scheme != "rediss" and not (private and _is_private(host)):
         raise ValueError(f"redis:// is a plain line; wanted rediss://:password@host:6379/0 ({_PRIVATE})")
     return url
+
+
+def _hosts(url: str) -> list[str]:
+    """Return every host that a Postgres URL names; none where it leaves it to the driver, which takes its socket.
+
+    Source: SQLAlchemy 2.0, PostgreSQL dialect, "Specifying multiple fallback hosts": `host` in the query replaces the
+    host before it, and may hold `name:port`; libpq, section 32.1.2, `hostaddr` likewise. Read 2026-12-01.
+    """
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    named = ",".join([parts.hostname or "", *query.get("host", ()), *query.get("hostaddr", ())]).split(",")
+    return [each.partition(":")[0] if each.count(":") == 1 else each for each in named if each]
 
 
 def _is_private(host: str) -> bool:

@@ -369,6 +369,23 @@ def test_statement_26_outside_the_sandbox_a_redis_of_another_machine_needs_a_pas
         ({"DATABASE_URL": "postgres://u:p@postgres/entrega"}, "u:p@postgres/entrega?sslmode=require"),
         ({"DATABASE_URL": "postgres://u:p@[::1]/entrega"}, "u:p@[::1]/entrega"),
         ({"DATABASE_URL": "postgres:///entrega?host=/run/pg"}, "/entrega?host=/run/pg"),
+        ({"DATABASE_URL": "postgres://u:p@localhost/e?host=::1"}, "u:p@localhost/e?host=::1"),
+        (
+            {"DATABASE_URL": "postgres://u:p@localhost/e?host=db.example"},
+            "u:p@localhost/e?host=db.example&sslmode=require",
+        ),
+        (
+            {"DATABASE_URL": "postgres://u:p@localhost/e?host=localhost:5432&host=db.example:5432"},
+            "u:p@localhost/e?host=localhost:5432&host=db.example:5432&sslmode=require",
+        ),
+        (
+            {"DATABASE_URL": "postgres://u:p@localhost/e?hostaddr=10.0.0.7"},
+            "u:p@localhost/e?hostaddr=10.0.0.7&sslmode=require",
+        ),
+        (
+            PRIVATE | {"DATABASE_URL": "postgres://u:p@postgres/e?host=db.example"},
+            "u:p@postgres/e?host=db.example&sslmode=require",
+        ),
         (PRIVATE | {"DATABASE_URL": "postgres://u:p@postgres:5432/entrega"}, "u:p@postgres:5432/entrega"),
         (PRIVATE | {"DATABASE_URL": "postgres://u:p@db.example/entrega"}, "u:p@db.example/entrega?sslmode=require"),
     ],
@@ -388,7 +405,7 @@ def test_outside_the_sandbox_a_line_that_may_be_plain_is_refused(env: dict[str, 
     assert f"sslmode={mode} allows a plain line" in _refusal().issues["DATABASE_URL"]
 
 
-@pytest.mark.parametrize("host", ["db.example", "10.0.0.7", "postgres"])
+@pytest.mark.parametrize("host", ["db.example", "10.0.0.7", "postgres", "localhost,db.example"])
 def test_the_sandbox_keeps_to_ledgers_of_this_machine(env: dict[str, str], host: str) -> None:
     env["DATABASE_URL"] = f"postgres://u:p@{host}/entrega"
     settings = load_settings()
