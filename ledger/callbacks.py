@@ -26,10 +26,12 @@ from ledger.setting_aside import WAITS, Apart, Fault
 from ledger.store import PostgresLedger
 
 # Who takes a delivery's first event takes all of them: two that work at once never part the events of one delivery.
-_TAKE = text(f"""
-    WITH heads AS (
+_HEADS = f"""
       SELECT t.delivery_id FROM callback_events t
       WHERE NOT EXISTS (SELECT FROM callback_events e WHERE e.delivery_id = t.delivery_id AND e.id < t.id) AND {WAITS}
+"""  # noqa: S608 - a piece of `ledger.setting_aside`
+_TAKE = text(f"""
+    WITH heads AS ({_HEADS}
         AND (CAST(:ids AS uuid[]) IS NULL OR t.delivery_id = ANY(CAST(:ids AS uuid[])))
       ORDER BY t.id LIMIT :most FOR UPDATE OF t SKIP LOCKED
     ), taken AS (
@@ -40,8 +42,8 @@ _TAKE = text(f"""
            t.settled_at AS event_settled_at, e.account AS endpoint_account, e.disabled_reason
     FROM taken t JOIN deliveries d ON d.id = t.delivery_id JOIN endpoints e ON e.id = d.endpoint_id
     ORDER BY t.id
-""")  # noqa: S608 - a piece of `ledger.setting_aside`
-_NOTED = text(f"SELECT DISTINCT delivery_id FROM callback_events WHERE {WAITS} LIMIT :most")  # noqa: S608 - as above
+""")  # noqa: S608 - as above
+_NOTED = text(f"{_HEADS} ORDER BY t.id LIMIT :most")
 _UNTOLD = text("""
     INSERT INTO audit (actor, action, delivery_id, reason)
     SELECT 'callbacks', 'not_told', told.id, told.reason

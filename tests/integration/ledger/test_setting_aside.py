@@ -164,6 +164,22 @@ def test_a_later_event_of_the_same_delivery_waits_with_it(ledger, callbacks, sql
     assert callbacks.open_noted() == []
 
 
+def test_an_event_behind_one_that_was_set_aside_hides_no_other(ledger, callbacks, faults, sql):
+    aside, bad = (ended(ledger, SENT, n=n).order.delivery_id for n in (1, 2))
+    sql("UPDATE callback_events SET event = 'no event!'")
+    sql("UPDATE callback_events SET set_aside_at = now() WHERE delivery_id = :id", id=aside)
+    sql(
+        "INSERT INTO callback_events (delivery_id, event, at, state, attempts)"
+        " VALUES (:id, 'delivered', now(), 'succeeded', 1)",
+        id=aside,
+    )
+
+    callbacks.open_noted(most=1)
+
+    assert [each.table for each in faults] == ["callback_events"]
+    assert sql("SELECT tries FROM callback_events WHERE delivery_id = :id", id=bad) == [(1,)]
+
+
 def test_a_claimed_set_with_one_unreadable_payload_goes_on(ledger, sql, archive):
     bad, good = (each.id for each in ledger.open([new(lead(1)), new(lead(2))]))
     sql("UPDATE payloads SET body = '\\x00' WHERE delivery_id = :id", id=bad)
