@@ -252,7 +252,15 @@ class Letters:
     def resubmitting(self, letter: UUID, *, reason: str) -> "Resubmitting":
         """Return a ledger for one intake: what it opens takes this letter's place."""
         ledger = self.ledger
-        return Resubmitting(ledger.engine, ledger.vault, letter, self.actor, reason, environment=ledger.environment)
+        return Resubmitting(
+            ledger.engine,
+            ledger.vault,
+            letter,
+            self.actor,
+            reason,
+            environment=ledger.environment,
+            most_endpoints=ledger.most_endpoints,
+        )
 
     def edit_key(self, letter: UUID, body: Mapping[str, Any]) -> str:
         """Return the idempotency key of one edit: the same edit of the same letter opens one delivery, ever."""

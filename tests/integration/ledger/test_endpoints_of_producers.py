@@ -9,6 +9,7 @@ from sqlalchemy import event
 from config.policy import load_specs
 from delivery.errors import ProducerRefused
 from delivery.intake import Intake, Item
+from ledger.letters import Letters
 
 
 class Voice:
@@ -86,3 +87,13 @@ def test_a_foreign_message_with_one_url_too_many_is_held(intake):
 
 def test_the_shipped_spec_bounds_the_urls_of_a_producer():
     assert load_specs()["callback"].limits.most_endpoints == 1000
+
+
+def test_an_edited_letter_brings_no_url_beyond_those(intake, ledger, sql):
+    accepted = intake.submit_many([item(n, n) for n in range(3)], producer="loja")
+    sql("UPDATE deliveries SET state = 'dead', code = 'invalid', settled_at = now()")
+    letters = Letters(intake.ledger, "ana")
+    closing = replace(intake, ledger=letters.resubmitting(accepted[0].answer.id, reason="a wrong URL"))
+
+    with pytest.raises(ProducerRefused, match="too_many_endpoints"):
+        closing.submit("create_lead", item(0, 9).body, producer="loja")
