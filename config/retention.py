@@ -5,7 +5,7 @@ from datetime import timedelta
 
 _WANTED = 'wanted days, e.g. "payloads=30,dead_letters=90,events=30,records=400"'
 # Meta repeats a webhook for up to 7 days; one that was forgotten earlier would be worked on twice.
-_SHORTEST_EVENTS = timedelta(days=9)
+SHORTEST_EVENTS = timedelta(days=9)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def periods_of(text: str) -> Periods:
     periods = replace(Periods(), **days)
     if periods.records < max(periods.payloads, periods.dead_letters):
         raise ValueError("records must be at least as long as payloads and dead_letters")
-    if periods.events < _SHORTEST_EVENTS:
+    if periods.events < SHORTEST_EVENTS:
         raise ValueError("events must be at least 9: providers repeat theirs for up to 7 days")
     return periods
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from config.retention import SHORTEST_EVENTS
 from config.spec_values import WHATSAPP_ONLY, Count, HeaderName, Seconds, Section, Text, Texts, Variable, listed
 
 Network = IPv4Network | IPv6Network
@@ -70,8 +71,8 @@ class Webhook(Section):
         verify_token: The variable with the word that is asked for before webhooks are sent (`hub.verify_token`).
         networks: Where they may come from, e.g. 203.0.113.0/24; anywhere when empty.
         oldest: `oldest_s` in YAML; what was told of a person longer ago is not stored: a signature proves no time, so a
-            body that somebody kept could bring back an erased person. Shorter than `events` in ENTREGA_KEEP, where
-            repeats are recognised.
+            body that somebody kept could bring back an erased person. At most 9 days, the shortest time for which
+            `events` in ENTREGA_KEEP recognises repeats.
         window: `window_s` in YAML; how long after a person's message we may answer freely.
         opt_out: A message that consists of one of these words ends marketing to its writer.
         opt_in: The words that allow it again.
@@ -82,7 +83,7 @@ class Webhook(Section):
     networks: Annotated[tuple[Annotated[Network, BeforeValidator(_network)], ...], listed] = ()
     max_bytes: Count
     # Source: Cloud API, webhooks overview: what is not answered with 200 is repeated for up to 7 days; read 2026-11-22.
-    oldest: Seconds = Field(timedelta(days=8), validation_alias="oldest_s")
+    oldest: Seconds = Field(timedelta(days=8), validation_alias="oldest_s", le=SHORTEST_EVENTS)
     window: Annotated[Seconds | None, WHATSAPP_ONLY] = Field(None, validation_alias="window_s")
     opt_out: Annotated[Texts, WHATSAPP_ONLY] = ()
     opt_in: Annotated[Texts, WHATSAPP_ONLY] = ()

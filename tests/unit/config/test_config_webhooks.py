@@ -28,6 +28,13 @@ def test_a_network_must_be_one(network):
         webhook(networks=[network])
 
 
+def test_no_event_is_taken_that_is_older_than_repeats_are_recognised():
+    assert webhook(oldest_s=9 * 86400).oldest.days == 9
+
+    with pytest.raises(ValidationError, match="oldest_s"):
+        webhook(oldest_s=9 * 86400 + 1)
+
+
 def test_an_algorithm_that_is_broken_is_not_offered():
     with pytest.raises(ValidationError):
         webhook(signature=SIGNATURE | {"algorithm": "sha1"})
