@@ -111,8 +111,8 @@ def _restored(settings: "Settings", found: "Backup", *, replace: bool, sandbox: 
         held = found.restore(
             engine, environment=environment, actor=operator_name(), replace=replace, opens=vault.open_index_key
         )
+        eraser.replay(stones, reason="erased before the restore")  # first: nothing else knows these people any more
         hash_clear(vault)
-        eraser.replay(stones, reason="erased before the restore")
         if own is None:
             kept_text(data / "master.key", lambda: keys)
     return held
