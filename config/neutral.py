@@ -1,4 +1,4 @@
-"""An environment without what a person has set: `entrega demo` neither fails on it nor reaches what it names."""
+"""Removes our variables from the environment: `entrega demo` neither fails on them nor reaches what they name."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Who sits at the keyboard, for the audit trail."""
+"""Which account runs a command, for the audit trail."""
 
 import os
 import pwd
@@ -7,10 +7,10 @@ _LONGEST = 64
 
 
 def operator_name() -> str:
-    """Return the name of the account that runs this process, and who became root by sudo to do so.
+    """Return the name of the account that runs this process, and the account that used sudo to become root.
 
-    It is asked of the system: the variables LOGNAME and USER are whatever somebody sets. Containers often run under a
-    number without a name; an action does not fail for that.
+    The name comes from the system: anyone can set LOGNAME and USER. Containers often run under a number without a name;
+    that is no error.
 
     Shape: "ana", "root (sudo: ana)", "user 10001"
     """

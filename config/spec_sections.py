@@ -204,7 +204,7 @@ class UsageHeader(Section):
 class Threads(Section):
     """How many threads of one worker process the calls of one account, one producer and the whole service may hold.
 
-    What is absent does not bind, except that one account never holds more than half of the threads.
+    A share that is null does not bind. `account` is half of the threads unless the spec says otherwise.
     """
 
     account: Count | None = 8

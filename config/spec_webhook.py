@@ -70,9 +70,9 @@ class Webhook(Section):
     Attributes:
         verify_token: The variable with the word that is asked for before webhooks are sent (`hub.verify_token`).
         networks: Where they may come from, e.g. 203.0.113.0/24; anywhere when empty.
-        oldest: `oldest_s` in YAML; what was told of a person longer ago is not stored: a signature proves no time, so a
-            body that somebody kept could bring back an erased person. At most 9 days, the shortest time for which
-            `events` in ENTREGA_KEEP recognises repeats.
+        oldest: `oldest_s` in YAML; what was told of a person longer ago is not stored: a signature proves no time, so
+            an old body that is sent again could bring back an erased person. At most 9 days: repeats are recognised for
+            `events` in ENTREGA_KEEP, which is never shorter.
         window: `window_s` in YAML; how long after a person's message we may answer freely.
         opt_out: A message that consists of one of these words ends marketing to its writer.
         opt_in: The words that allow it again.

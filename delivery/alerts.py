@@ -90,7 +90,7 @@ def _is_spent(outcome: Outcome) -> bool:
 
 def _next_step(outcome: Outcome, account: str) -> str:
     if isinstance(outcome, Rejected) and outcome.held:
-        return f"mend what `entrega doctor` names, then: entrega resume {account}"
+        return f"fix what `entrega doctor` names, then: entrega resume {account}"
     if isinstance(outcome, Rejected):
         return f"entrega dead-letters list --account {account} --code {outcome.code}"
     return f"entrega limits {account}"

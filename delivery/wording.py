@@ -42,7 +42,7 @@ _ISSUES: Mapping[str, tuple[str, str]] = {
     "too_long": ("no máximo {max_length} itens", "at most {max_length} items"),
     "too_short": ("no mínimo {min_length} item(ns)", "at least {min_length} item(s)"),
     "string_type": ("deve ser um texto", "must be text"),
-    "string_unicode": ("meio caractere não é texto", "half a character is no text"),
+    "string_unicode": ("contém um caractere Unicode incompleto", "contains an incomplete Unicode character"),
     "bytes_type": ("deve ser um texto", "must be text"),
     "int_type": _WHOLE_NUMBER,
     "int_parsing": _WHOLE_NUMBER,

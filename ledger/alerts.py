@@ -22,7 +22,7 @@ _RAISE = text("""
      WHERE a.last_at <= now() - :quiet_s * interval '1 second'
     RETURNING account
 """)
-# Callbacks are told to their producers' operators by `entrega callbacks list`; nobody here can mend a host of theirs.
+# Without callbacks: an operator cannot repair a producer's host. `entrega callbacks list` shows those.
 _DIED = text("""
     SELECT account, coalesce(code, 'unknown') AS code, count(*) AS n FROM deliveries
     WHERE state = 'dead' AND settled_at > now() - :within_s * interval '1 second' AND kind <> 'callback'

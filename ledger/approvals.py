@@ -2,7 +2,7 @@
 
 What is approved gets its whole time, however long it waited; what is rejected is canceled and never sent. An approval
 is bound to the whole command, its fallback included, by a keyed hash: a delivery whose content is another one is never
-sent. Who asked for a delivery does not approve it.
+sent. A producer cannot approve what it asked for.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -101,7 +101,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Request:
-    """One delivery that waits for approval, opened. Holds personal data in clear: mask it before anybody sees it.
+    """One delivery that waits for approval, opened. Holds personal data in clear: mask it before it is shown.
 
     Attributes:
         stored: The command's fields and options, its fallback among them; None when they cannot be opened.

@@ -1,9 +1,9 @@
-"""The audit trail as a chain: whoever deletes, edits, adds or reorders a row of the past breaks it.
+"""The audit trail as a chain: a past row that is deleted, edited, added or reordered breaks it.
 
-Rows are written by hot paths, so they are chained afterwards, in blocks: a block holds the keyed hash of its rows and
-is linked to the one before. The key comes from the index key, which no dump and no role of the database shows. A reason
-may be erased: its keyed hash takes its place. The last link also stands in `vault`, wrapped by a master key, and in the
-log: whoever cuts off the end and puts an older copy of `vault` in place is found by a link that the log remembers.
+Hot paths write the rows, so a task chains them afterwards, in blocks: a block holds the keyed hash of its rows and is
+linked to the block before. The key is derived from the index key, which neither a dump nor a role of the database
+shows. When a reason is erased, its keyed hash takes its place. The last link is also kept in `vault`, wrapped by a
+master key, and in the log: `entrega verify --end` detects a ledger that was replaced by an older copy.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ _HEAD = "audit_head"
 # Before every id that a row can have, a forged one among them.
 _START = -(2**63)
 
-# Any number: the same for everybody who chains.
+# An arbitrary number: one process extends the chain at a time.
 _ALONE = text("SELECT pg_try_advisory_xact_lock(1164862323)")
 _ISSUED = text("SELECT last_value FROM audit_id_seq")
-# Whoever writes a row takes this lock before the row gets its id, and keeps it until the end of the transaction.
+# A transaction that writes a row takes this lock before the row gets its id, and keeps it until it ends.
 _WRITERS = text("""
     SELECT DISTINCT virtualtransaction FROM pg_locks
     WHERE locktype = 'relation' AND relation = 'audit'::regclass AND mode = 'RowExclusiveLock' AND granted
@@ -248,7 +248,7 @@ class AuditChain:
             return None
         try:
             return head_of(self._vault.masters.unwrap(bytes(wrapped), f"vault.{_HEAD}").decode())
-        except Unreadable:  # somebody put something else in its place
+        except Unreadable:  # it was replaced
             return Head(-1, b"")
 
     def _digest(self, rows: Iterable[Row[Any]]) -> bytes:

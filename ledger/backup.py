@@ -1,8 +1,8 @@
 """Backups of the ledger: every table as it stood at one instant, in one file, and the way back.
 
 The file is a ZIP archive: `manifest.json`, one `tables/NAME` in the text format of COPY for each table, and, where it
-was asked for, `master.key`. Payloads are encrypted as they are in the ledger. A restored ledger is older than the
-world: what was open in it may have been sent since, so it is held until a person lets it go.
+was asked for, `master.key`. Payloads are encrypted as they are in the ledger. What was open in a backup may have been
+sent since it was made, so it is held until a person releases it.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from ledger.schema import drop_all, lock_schema, revisions, upgrade
 
 _MANIFEST, _KEY = "manifest.json", "master.key"
 _BLOCK = 1 << 20
-# A ledger that a worker and beat work on has been swept since.
+# A ledger that is in use was swept within this time.
 _FRESH_S = 20
 _IS_AT_WORK = text("SELECT EXISTS (SELECT FROM ticks WHERE at > now() - :fresh_s * interval '1 second')")
 _IS_USED = text("SELECT EXISTS (SELECT FROM deliveries) OR EXISTS (SELECT FROM audit)")

@@ -203,7 +203,7 @@ class Eraser:
             return len(connection.execute(_ALLOW, values).all())
 
     def tombstones(self) -> list[Tombstone]:
-        """Return everybody who was erased, oldest first; nobody where the ledger has no tables yet."""
+        """Return who was erased, oldest first; an empty list where the ledger has no tables yet."""
         with transaction(self.vault.engine) as connection:
             if connection.scalar(_HAS_NO_TOMBSTONES):
                 return []

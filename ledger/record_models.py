@@ -1,4 +1,4 @@
-"""The tables about what is no longer there: the chain of the audit trail, who was erased, what was purged."""
+"""The tables that outlive rows: the chain of the audit trail, who was erased, how many rows were purged."""
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, LargeBinary, Table, Text, text
 

@@ -1,7 +1,7 @@
-"""The purge: what the ledger no longer needs goes, in small transactions, and the books stay balanced.
+"""The purge: deletes what the ledger no longer needs, in small transactions.
 
-Nothing open is ever touched. A delivery that goes is counted in `purged`, so that accepted = succeeded + open + dead +
-canceled + expired still holds; what was purged before counts in each.
+It never touches an open delivery. It counts each delivery that it deletes in `purged`, so that accepted = succeeded +
+open + dead + canceled + expired still holds.
 """
 
 from collections.abc import Mapping

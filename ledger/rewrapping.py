@@ -1,7 +1,7 @@
-"""Rewraps: whatever a master key wraps is wrapped by the first one, so that the others can be taken away.
+"""Wraps everything that any master key wraps with the first one, so that the others can be removed.
 
-What the wrapped keys protect stays as it is. The index key stays too, under a new wrapping: with another one no person
-would be found again.
+What the wrapped keys protect does not change. The index key is wrapped anew but stays the same: with another one no
+person would be found again.
 """
 
 from collections.abc import Iterator, Sequence

@@ -47,7 +47,7 @@ class Roster:
             connection.execute(_SIGN, {"name": worker.name, "facts": json.dumps(dict(worker.facts))})
 
     def leave(self, name: str) -> None:
-        """Strike a worker off."""
+        """Remove a worker from the list."""
         with transaction(self.engine) as connection:
             connection.execute(_LEAVE, {"name": name})
 

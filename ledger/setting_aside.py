@@ -1,7 +1,7 @@
-"""Events that cannot be worked on: each fails by itself, is tried a few times, and is then set aside for a person.
+"""Events that cannot be worked on: each is tried alone a few times, and is then set aside for a person.
 
-Events of two tables are worked on in sets, what providers told (`inbound_events`) and what producers are to be told
-(`callback_events`). An event that always fails would otherwise stop all the others, for everybody.
+Events of two tables are worked on in sets: what providers reported (`inbound_events`) and what producers are to be
+told (`callback_events`). Without this module an event that always fails would stop all others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ WAITS = "set_aside_at IS NULL AND (try_at IS NULL OR try_at <= now())"
 _FAILED = """ SET tries = tries + 1, fault = :fault, try_at = now() + (tries + 1) * :wait_s * interval '1 second',
            set_aside_at = CASE WHEN tries + 1 >= :most THEN now() END
 """
-# What tells of one delivery stays together, so that it keeps its order.
+# Events about one delivery stay together, so that they keep their order.
 _FAIL: Mapping[Table, str] = {
     "inbound_events": f"UPDATE inbound_events {_FAILED} WHERE id = :id RETURNING set_aside_at IS NOT NULL",
     "callback_events": f"UPDATE callback_events {_FAILED} WHERE delivery_id = :id RETURNING set_aside_at IS NOT NULL",

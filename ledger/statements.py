@@ -105,8 +105,8 @@ OPEN = _short("""
     FROM new LEFT JOIN opened ON opened.id = new.id LEFT JOIN sealed ON sealed.id = new.id
 """)
 
-# No path to a provider leads past here, so this is where a delivery of another environment is stopped and held.
-# Whoever asked for no marketing gets none, however long ago it was accepted: that ends here, and starts no fallback.
+# Every path to a provider passes here, so this is where a delivery of another environment is stopped and held.
+# Marketing to a person who opted out ends here, however long ago it was accepted, and starts no fallback.
 # A held account holds its deliveries here, before an attempt is begun: nothing is burned and nobody is called. It is
 # looked at twice: the lock waits for whoever opens the account just now, who would not see these deliveries. One
 # suspect at a time is attempted in the whole cluster: the row in `quarantine` is its place, freed by the settle or by

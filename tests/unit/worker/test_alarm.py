@@ -81,7 +81,7 @@ def test_an_alert_is_a_line_a_count_and_a_report():
         "service": "crm",
         "code": "unauthorized",
         "reason": "the token was refused",
-        "next": "mend what `entrega doctor` names, then: entrega resume crm:default",
+        "next": "fix what `entrega doctor` names, then: entrega resume crm:default",
     }
     text = render_metrics(recorder=world.recorder).decode()
     assert 'entrega_alerts_total{code="unauthorized",service="crm",severity="P1"} 1.0' in text
