@@ -126,11 +126,13 @@ class System:
         Raises:
             SandboxError: Another system runs in the data folder, or a part did not start; the message says which, why,
                 and what to do.
+            ConfigurationError: The sandbox was given a ledger on another machine; nothing was made.
             LedgerUnavailable: The database that DATABASE_URL names does not answer.
         """
         if self.plan.sandbox and self.plan.settings.entrega_env != "sandbox":
             environment = self.plan.settings.entrega_env
             raise SandboxError(f"stand-ins are for the sandbox, and ENTREGA_ENV is {environment}: leave --sandbox out")
+        self.plan.settings.ledger_url()  # refuses a ledger on another machine before anything is made
         make_folder(self.data)
         try:
             self._occupied = occupied = occupy(self.data)  # first: another system's files must not be touched

@@ -34,6 +34,7 @@ def run(plan: Plan, *, as_json: bool) -> int:
             announce(system, as_json=as_json)
             while not stopped.wait(1.0):
                 system.watch()
+            system.say("\nStopping; calls under way have 10 s to end.")
         finally:
             system.stop()
     return 0

@@ -1,10 +1,12 @@
 """What `entrega up` prints: three useful lines, never a password, and no test lead where the providers are real."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from config.settings import load_settings
+from config.settings import ConfigurationError, load_settings
+from ingress import up
 from ingress.system import Plan, System
 from ingress.up import announce
 from sandbox.doors import SandboxError
@@ -75,3 +77,35 @@ def test_stand_ins_are_refused_outside_the_sandbox_before_anything_is_made(tmp_p
         System(Plan(staging, sandbox=True), lambda _: None).start()
 
     assert not (tmp_path / "data").exists()
+
+
+def test_a_ledger_on_another_machine_is_refused_before_anything_is_made(tmp_path):
+    settings = load_settings(
+        {
+            "entrega_env": "sandbox",
+            "entrega_data": tmp_path / "data",
+            "database_url": "postgresql://a:b@db.example.com/a",
+        }
+    )
+
+    with pytest.raises(ConfigurationError, match="DATABASE_URL names another one"):
+        System(Plan(settings, sandbox=True), lambda _: None).start()
+
+    assert not (tmp_path / "data").exists()
+
+
+def test_ctrl_c_is_answered_before_the_parts_are_stopped(monkeypatch, capsys):
+    class Ready(System):
+        def start(self):
+            signal.raise_signal(signal.SIGINT)
+
+        def stop(self):
+            self.say("the parts are stopped")
+
+    monkeypatch.setattr(up, "System", Ready)
+    monkeypatch.setattr(up, "announce", lambda *_, **__: None)
+
+    assert up.run(Plan(load_settings({})), as_json=False) == 0
+
+    lines = [each for each in capsys.readouterr().out.splitlines() if each]
+    assert lines[1:] == ["Stopping; calls under way have 10 s to end.", "the parts are stopped"]
