@@ -59,9 +59,9 @@ class ConfigurationError(ValueError):
     def __init__(self, issues: Mapping[str, str]) -> None:
         self.issues = dict(issues)
         listing = "\n".join(f"  {name}: {issue}" for name, issue in self.issues.items())
+        how_many = "1 setting is" if len(self.issues) == 1 else f"{len(self.issues)} settings are"
         super().__init__(
-            f"{len(self.issues)} setting(s) missing or wrong. "
-            f"Set them in the environment or in .env, then try again.\n{listing}"
+            f"{how_many} missing or wrong. Correct this in the environment or in .env, then try again.\n{listing}"
         )
 
     def __reduce__(self) -> tuple[type["ConfigurationError"], tuple[Mapping[str, str]]]:

@@ -141,7 +141,7 @@ def test_everything_that_is_wrong_is_told_at_once(env: dict[str, str]) -> None:
         "SMTP_PASSWORD",
         "FROM_EMAIL",
     }
-    assert "9 setting(s) missing or wrong" in str(refusal)
+    assert "9 settings are missing or wrong" in str(refusal)
 
 
 @pytest.mark.parametrize(
