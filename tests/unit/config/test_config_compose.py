@@ -69,6 +69,15 @@ def test_every_variable_that_compose_asks_for_stands_in_the_example():
     assert asked <= EXAMPLE
 
 
+def test_every_page_says_how_many_values_compose_requires():
+    compose = (HOME / "docker-compose.yml").read_text(encoding="utf-8")
+    pages = compose, *((HOME / name).read_text(encoding="utf-8") for name in ("README.md", "README.pt-BR.md"))
+
+    assert len(set(re.findall(r"\$\{(\w+):\?", compose))) == 6
+    for page, told in zip(pages, ("six required values", "six required values", "seis valores"), strict=True):
+        assert told in page
+
+
 def test_beat_and_flower_hold_neither_the_keys_nor_the_ledger_nor_a_provider():
     secret = {"DATABASE_URL", "ENTREGA_MASTER_KEYS", "POSTGRES_PASSWORD", "ENTREGA_BOOTSTRAP_KEY"}
     provider = {each for each in FIELDS if each.startswith(("CRM_", "WHATSAPP_", "SMTP_"))}

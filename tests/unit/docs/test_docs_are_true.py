@@ -15,6 +15,7 @@ import typer
 
 from config.settings import load_settings
 from config.spec_values import ERROR_CODES
+from config.timetable import TIMETABLE
 from delivery.alerts import BREAKER_OPEN, DEAD_LETTERS
 from ingress import problems
 from ingress.cli import cli
@@ -163,6 +164,13 @@ def test_every_queue_stands_on_the_page():
     row = next(each for each in TEXTS["docs/configuration.md"].splitlines() if "task_create_missing_queues" in each)
 
     assert {queue.name for queue in app.conf.task_queues} == set(re.findall(r"`([a-z]+)`", row))
+
+
+def test_every_tick_of_beat_stands_on_the_page():
+    text = TEXTS["docs/configuration.md"].split("## The timetable", 1)[1].split("\n## ", 1)[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (\d+) s \|", text, re.MULTILINE))
+
+    assert {tick.task: tick.every.total_seconds() for tick in TIMETABLE} == {name: int(s) for name, s in told.items()}
 
 
 @pytest.fixture
