@@ -40,6 +40,7 @@ def nasty_instants(target: Target) -> Verdict:
 
 def poisonous_webhook(target: Target) -> Verdict:
     """Store an event that nothing can work on and send signed webhooks with impossible times; others must go on."""
+    last = target.sql("SELECT coalesce(max(id), 0) FROM inbound_events")[0][0]
     target.sql(
         "INSERT INTO inbound_events (account, key, kind, facts)"
         " VALUES ('whatsapp:default', 'attack-poison', 'template', CAST('[1]' AS jsonb))"
@@ -47,14 +48,15 @@ def poisonous_webhook(target: Target) -> Verdict:
     times = ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "99999999999999", "-1"]
     answers = [_signed(target, f"wamid.attack{n}", each) for n, each in enumerate(times)]
     answers.append(_signed(target, "wamid.honest", str(int(time.time()))))
-    waiting = "SELECT count(*) FROM inbound_events WHERE receipt LIKE 'wamid.%' AND worked_at IS NULL"
-    done = target.until(lambda: target.sql(waiting)[0][0] == 0, 25)
-    target.sql("DELETE FROM inbound_events WHERE key = 'attack-poison' OR receipt LIKE 'wamid.attack%'")
+    others = "SELECT count(*), count(worked_at) FROM inbound_events WHERE id > :last AND key <> 'attack-poison'"
+    target.until(lambda: target.sql(others, last=last)[0] == (len(answers),) * 2, 25)
+    stored, done = target.sql(others, last=last)[0]
+    target.sql("DELETE FROM inbound_events WHERE id > :last", last=last)
     return Verdict(
         "an event that cannot be worked on, and signed webhooks of year 0 and 10000",
-        f"answers {answers}; all others {'worked on' if done else 'wait'}",
+        f"answers {answers}; {done} of {stored} others worked on",
         "every other event is worked on",
-        passed=bool(done) and all(each < 500 for each in answers),
+        passed=stored == done == len(answers) and all(each < 500 for each in answers),
     )
 
 
