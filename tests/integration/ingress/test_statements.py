@@ -78,7 +78,13 @@ def test_statement_37_a_producer_has_a_cap_for_each_day(door):
     assert "retry-after" in answers[2].headers
 
 
-@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Origin": "http://localhost"}, 403)])
+REBOUND = {"Host": "rebound.example", "Origin": "http://rebound.example"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 401), ({"Host": "rebound.example"}, 401), ({"Origin": "http://localhost"}, 403), (REBOUND, 403)],
+)
 def test_statement_43_agents_need_a_key_and_no_browser_may_come(door, headers, status):
     answer = requests.post(f"{door.url}/mcp", data=json.dumps(CALL), headers=ACCEPT | headers, timeout=60)
 
