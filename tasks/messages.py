@@ -28,7 +28,8 @@ _MOST_BESIDE = 256_000
 _MOST_VALUES = 100_000
 _DEEPEST = 50
 _SMALL_BODY = 100_000
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# A text to its end, which may be missing: without that `?`, each quote of a text without an end is tried anew.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 # 2 to this power is what Celery computes for its backoff.
 _MOST_RETRIES = 100_000
 

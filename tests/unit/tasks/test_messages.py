@@ -1,5 +1,6 @@
 import base64
 import json
+import time
 
 import pytest
 from celery.backends.base import DisabledBackend
@@ -87,6 +88,17 @@ def test_commas_and_brackets_in_a_text_are_no_values():
     _, _, kwargs = read(item([[], {"subject": "Teste", "text": text}, None]))
 
     assert kwargs["text"] == text
+
+
+def test_a_text_without_an_end_is_refused_after_one_look_at_it():
+    raw = item(b'"' + b'\\"' * 60_000)  # going through each rest of it takes half a minute
+    started = time.process_time()
+
+    with pytest.raises(Malformed) as refused:
+        read(raw)
+
+    assert refused.value.reason == "unreadable"
+    assert time.process_time() - started < 2
 
 
 def test_large_headers_are_refused():
