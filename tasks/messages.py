@@ -24,10 +24,10 @@ from delivery.refused import masked_copy
 MOST_BYTES = 24_000_000
 # All but the body. kombu writes it to Redis again for as long as a worker holds the message.
 _MOST_BESIDE = 256_000
-# Each value of a body costs memory: ten million empty lists fit into 20 MB and fill 700 MB.
+# Each value costs memory, in a body and beside it: ten million empty lists fit into 20 MB and fill 700 MB.
 _MOST_VALUES = 100_000
 _DEEPEST = 50
-_SMALL_BODY = 100_000
+_SMALL = 100_000
 # A text to its end, which may be missing: without that `?`, each quote of a text without an end is tried anew.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 # 2 to this power is what Celery computes for its backoff.
@@ -148,7 +148,7 @@ def opened(item: bytes, queue: str) -> Any:
     """Return the envelope of what was taken from a queue, safe for kombu; a restored message goes back to this queue.
 
     Raises:
-        Malformed: It is too large, not JSON, compressed, or its parts have the wrong types.
+        Malformed: It is too large, has too many values, is not JSON, is compressed, or its parts have the wrong types.
     """
     if len(item) > MOST_BYTES:
         raise Malformed("too_large", FieldIssue("message", f"at most {MOST_BYTES} bytes"))
@@ -232,6 +232,7 @@ def _check(model: type[BaseModel], value: Mapping[str, Any], reason: str) -> Non
 
 
 def _parsed(item: bytes) -> Any:
+    _check_count(item, "message")
     try:
         return json.loads(item.decode("utf-8"))
     except (ValueError, RecursionError) as err:  # not UTF-8, not JSON, a number of thousands of digits, nested deeply
@@ -239,15 +240,18 @@ def _parsed(item: bytes) -> Any:
 
 
 def _decoded(message: Message) -> object:
-    body = message.body
-    if len(body) > _SMALL_BODY:
-        bare = _STRING.sub(b"", body)
-        if sum(map(bare.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-            raise Malformed("too_large", FieldIssue("body", f"at most {_MOST_VALUES} values"))
+    _check_count(message.body, "body")
     try:
         return message.decode()
     except KombuError as err:
         raise Malformed("unreadable", FieldIssue("body", type(err.__cause__ or err).__name__)) from None
+
+
+def _check_count(raw: bytes, what: str) -> None:
+    if len(raw) > _SMALL:
+        bare = _STRING.sub(b"", raw)
+        if sum(map(bare.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise Malformed("too_large", FieldIssue(what, f"at most {_MOST_VALUES} values"))
 
 
 def _check_depth(value: object, what: str) -> None:

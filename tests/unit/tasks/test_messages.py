@@ -7,7 +7,7 @@ from celery.backends.base import DisabledBackend
 from kombu.message import Message
 
 from tasks import app
-from tasks.messages import MOST_BYTES, Malformed, called, opened
+from tasks.messages import MOST_BYTES, Malformed, called, copy_of, opened
 from tests.faults.shapes import _NO_HEADERS, GOOD_BODY, SHAPES, bomb, header, item
 
 OF_THE_TASK = {"kwargs named self", "task unknown", "task of Celery's own", "task for upkeep", "two arguments", "no id"}
@@ -80,6 +80,17 @@ def test_a_body_of_very_many_values_is_refused_before_it_is_parsed():
         read(raw)
 
     assert refused.value.reason == "too_large"
+
+
+def test_a_message_of_very_many_values_beside_its_body_is_refused_before_it_is_parsed(monkeypatch):
+    raw = b'{"body": "", "x": [' + b"[]," * 500_000 + b"[]]}"
+    monkeypatch.setattr("json.loads", lambda _: pytest.fail("it was parsed"))
+
+    with pytest.raises(Malformed) as refused:
+        opened(raw, "celery")
+
+    assert refused.value.reason == "too_large"
+    assert copy_of(raw) == f'"{len(raw)} bytes"'
 
 
 def test_commas_and_brackets_in_a_text_are_no_values():
