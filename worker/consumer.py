@@ -105,7 +105,7 @@ class QuietConsumer(Consumer):
                 shown_word(message.headers.get("id")),
                 shown_issues(issues),
                 len(message.body or b""),
-                _copy(message),
+                _copy(reason, message),
             )
         )
         if not message.acknowledged:
@@ -121,9 +121,10 @@ def _shorten_wait(headers: dict[str, Any]) -> None:
             headers |= {"eta": None, SEND_AT: at.isoformat()}
 
 
-def _copy(message: Any) -> str:
+def _copy(reason: str, message: Any) -> str:
     try:
-        body = message.payload
+        # A body that was refused for its size is not parsed for its copy either.
+        body = message.body if reason == "too_large" else message.payload
     except Exception:  # noqa: BLE001 - whatever kept it from being read, its size is all there is to show
         body = message.body
     return masked_copy({"headers": message.headers, "properties": message.properties, "body": body})
