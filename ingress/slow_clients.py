@@ -55,6 +55,8 @@ class PatientProtocol(H11Protocol):
         self.waits_since = self.loop.time()
         if self.scope["state"].get(PROVED):
             self._guard.unproved.pop(self.transport, None)
+        elif self.transport in self._guard.unproved and self.conn.trailing_data[0]:
+            self.transport.close()  # more requests came with this one, and none of them was weighed
         super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:

@@ -136,6 +136,16 @@ def test_a_revoked_key_is_refused_and_asks_the_ledger_once(door, sql):
     assert {shop.get("/v1/deliveries").status_code for _ in range(3)} == {401}
 
 
+@pytest.mark.parametrize("first", ["/health/live", "/nowhere"])
+def test_requests_behind_the_first_one_of_a_stranger_are_not_answered_without_a_turn(door, first):
+    requests_at_once = "".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in (first, *["/nowhere"] * 20))
+    with connected(door) as sock:
+        sock.sendall(requests_at_once.encode())
+        answers = answer_of(sock)
+
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
 def test_what_is_no_http_slows_its_sender_down_as_well(door):
     def send(_):
         with connected(door) as sock, suppress(OSError):
