@@ -88,13 +88,16 @@ class PatientProtocol(H11Protocol):
         if weight in {"first", "turn"}:
             self._guard.strangers.turns.wait(self._take_turn, first=weight == "first")
 
-    def _take_turn(self) -> None:
-        if self._early and not self.transport.is_closing():
-            self.flow.resume_reading()
-            self._weigh(has_turn=True)
+    def _take_turn(self) -> bool:
+        if not self._early or self.transport.is_closing():
+            return False  # the caller went away
+        self.flow.resume_reading()
+        self._weigh(has_turn=True)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks, and keep nothing of what came while it waits in a line of turns."""
+        self._early.clear()
         self._guard.unproved.pop(self.transport, None)
         self._stop(self._headers_clock)
         self._stop(self._reader_clock)

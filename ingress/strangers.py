@@ -97,14 +97,15 @@ class Turns:
         self._burst = burst
         self._ticks = ticks
         self._left, self._at = burst, ticks()
-        self._first: deque[Callable[[], None]] = deque()
-        self._line: deque[Callable[[], None]] = deque()
+        self._first: deque[Callable[[], bool | None]] = deque()
+        self._line: deque[Callable[[], bool | None]] = deque()
         self._clock: asyncio.TimerHandle | None = None
 
-    def wait(self, then: Callable[[], None], *, first: bool = False) -> None:
+    def wait(self, then: Callable[[], bool | None], *, first: bool = False) -> None:
         """Do something when its turn comes, which may be now. Call from the event loop.
 
         Args:
+            then: Returns False when there is nothing left to do; the next one gets its turn.
             first: Before all that are not.
         """
         (self._first if first else self._line).append(then)
@@ -117,7 +118,8 @@ class Turns:
         self._left, self._at = min(self._burst, self._left + (now - self._at) * self._per_s), now
         while self._left >= 1 and (line := self._first or self._line):
             self._left -= 1
-            line.popleft()()
+            if line.popleft()() is False:
+                self._left += 1
         if self._first or self._line:
             self._clock = asyncio.get_running_loop().call_later((1 - self._left) / self._per_s, self._go_on)
 

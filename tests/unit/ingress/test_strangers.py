@@ -244,3 +244,16 @@ def test_turns_come_in_order_and_no_faster_than_allowed():
 
     assert (at_once, came) == ([0, 1, 2], [0, 1, 2, "ahead", *range(3, 10)])
     assert took >= 0.07
+
+
+def test_those_who_went_away_use_up_no_turn():
+    async def scene():
+        loop = asyncio.get_running_loop()
+        turns, done = Turns(100, 1, loop.time), asyncio.Event()
+        turns.wait(lambda: None)
+        for _ in range(1000):
+            turns.wait(lambda: False)
+        turns.wait(done.set)
+        await asyncio.wait_for(done.wait(), 2)
+
+    asyncio.run(scene())
