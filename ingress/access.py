@@ -162,8 +162,10 @@ class Doorkeeper:
 
     def list_soon(self, secret: str) -> None:
         """Have the list of keys read again in the background, for the next time that somebody comes with this one."""
-        if is_whole_api_key(secret) and self._next_list is None:
+        if self._next_list is None and is_whole_api_key(secret) and not self.remembers(secret):
             self._next_list = asyncio.create_task(self._read_list())
+            # It fails while the ledger is away. That is no news: each request that needs the ledger says so.
+            self._next_list.add_done_callback(lambda each: each.cancelled() or each.exception())
 
     async def _list_again(self) -> None:
         """Read the list of keys; all who ask before the reading begins wait for the same one."""

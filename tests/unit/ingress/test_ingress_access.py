@@ -1,4 +1,6 @@
 import ast
+import asyncio
+import gc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -198,3 +200,42 @@ def test_no_key_can_be_made_for_a_name_under_which_our_own_doors_submit():
 
     assert {"cli", "celery", "bootstrap", "demo"} <= used
     assert [name for name in used if name and is_producer(name)] == []
+
+
+def test_a_list_of_keys_that_cannot_be_read_in_the_background_is_no_unhandled_error(clock):
+    class Away:
+        def hashes(self):
+            raise LedgerUnavailable("Postgres does not answer")
+
+    async def scene():
+        unhandled = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: unhandled.append(what["message"]))
+        keeper, secret = doorkeeper(Away(), clock), new_api_key()
+        keeper.list_soon(secret)
+        await asyncio.wait({keeper._next_list})
+        gc.collect()
+        await asyncio.sleep(0)
+        with pytest.raises(LedgerUnavailable):
+            await keeper.knows(secret)
+        return unhandled
+
+    clock.at = 10.0
+    assert asyncio.run(scene()) == []
+
+
+def test_the_list_of_keys_is_not_read_again_for_a_key_that_is_on_it(clock):
+    class Lists:
+        def __init__(self, secret):
+            self.secret, self.reads = secret, 0
+
+        def hashes(self):
+            self.reads += 1
+            return frozenset({api_key_hash(self.secret)})
+
+    async def scene(keeper, secret):
+        known = await keeper.knows(secret)
+        keeper.list_soon(secret)
+        return known, keeper._next_list
+
+    secret = new_api_key()
+    assert asyncio.run(scene(doorkeeper(Lists(secret), clock), secret)) == (True, None)
