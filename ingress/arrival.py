@@ -1,10 +1,10 @@
-"""What every request meets first: an id, its lane, one log line, and the end of faults that nobody foresaw.
+"""The outermost middleware: gives each request an id, a lane and one log line, and answers unexpected errors.
 
 Three lanes: callers with a known API key, webhooks, and everybody else. Each has limits of its own, so that what one of
-them uses up is never what another needs. Pages that are kept ready for everybody stand outside all three.
+them uses up is never what another needs. Health pages have no lane: their answers are found once for all who ask.
 
-The id comes from the client (`X-Request-Id`) where it is a plain word, is sent back, and stands in every log line that
-is written on the way. Never logged are addresses, queries and bodies: the route as the code writes it tells enough.
+The id is the client's `X-Request-Id` if that is a plain word, else a new one. It is sent back, and every log line of
+the request has it. Addresses, queries and bodies are never logged; the log names the route as the code declares it.
 """
 
 import re
@@ -121,7 +121,7 @@ class Arrival:
     async def _carry_with_proof(
         self, kind: Kind, borne: Refusals, scope: Scope, receive: Receive, sender: "_Sender"
     ) -> None:
-        """Carry a request that proves by itself what it may do; only one that does not is held against its address."""
+        """Carry a request that is verified while it is handled; if it is refused, that counts against its address."""
         if borne.are_too_many(_host(scope)):
             await self._strangers.slow_down()
             raise Problem("too_many_refusals", retry_after_s=_RETRY_S)

@@ -1,4 +1,4 @@
-"""Weighs the first bytes of a connection on which nobody proved anything yet, before they are parsed.
+"""Decides what happens to the requests of strangers before they are parsed.
 
 Parsing and refusing a request takes half a millisecond, so five hundred requests at once, or a few thousand a second,
 would keep everybody else waiting. A request with a key that this process remembers is parsed at once. Any other waits
@@ -36,7 +36,7 @@ class Guard:
     Attributes:
         proxies: Addresses behind which many callers stand; what one of them did is never held against such an address.
         most_connections: Connections at the same time, of which strangers get half.
-        unproved: Connections on which nobody has proved who he is yet, the oldest first.
+        unproved: Connections without a request yet that had a known key or a verified signature, the oldest first.
     """
 
     doorkeeper: Doorkeeper

@@ -1,8 +1,9 @@
-"""An HTTP connection that does not wait for ever, and that a stranger cannot keep.
+"""HTTP connections with time limits, of which strangers cannot take all.
 
-uvicorn bounds idle time after an answer alone; one byte of a header now and then would keep a connection, and enough of
-them would keep everybody else out. Here slow headers and slow readers are cut off as well, and the oldest connection on
-which nobody proved who he is makes room for a new one. Bodies are timed by `ingress.bodies`, which can answer for them.
+uvicorn limits only how long a connection may be idle after an answer. A client that sends one byte of a header now and
+then would keep its connection, and enough such clients would take all of them. Here clients that send headers slowly or
+read answers slowly are cut off as well. When there are too many connections, the oldest one without a known key or a
+verified webhook is closed for a new one. `ingress.bodies` limits the time of bodies, because it can send an error.
 
 Source: uvicorn 0.54.0, protocols/http/h11_impl.py, read 2026-11-22.
 """

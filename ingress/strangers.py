@@ -1,8 +1,8 @@
-"""Callers who proved nothing: without a known API key, or with a webhook that is not verified yet.
+"""Strangers: callers without a known API key, and senders of webhooks that are not verified yet.
 
-They share limits of their own, so that what they use up is never what a caller with a key needs: requests under way,
-bytes of bodies, threads. An address that is refused again and again is slowed down. An address is a hint and no proof,
-because many callers may share one; so a caller with a known key is never slowed, whatever its address did.
+They have limits of their own on requests, bytes of bodies and threads, so they never use up what a caller with a key
+needs. An address that is refused again and again gets its answers later. Many callers may share one address, so a
+caller with a known key is never slowed down, whatever its address did.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Kind = Literal["webhook", "other"]
 
 _MOST_ADDRESSES = 20_000
 _PROVED_FOR_S = 3600.0
-# An address that was refused too often waits so long for its answer; so many may wait at the same time.
+# How long an address that was refused too often waits for its answer, and how many may wait at the same time.
 _SLOWED_S = (2.0, 4.0)
 _MOST_SLOWED = 64
 _MOST_AT_ONCE = 128
@@ -48,11 +48,11 @@ def strangers_bodies() -> BodyReader:
 
 
 class Refusals:
-    """How often each address was refused lately, in bounded memory: a bucket of tokens for each.
+    """How often each address was refused lately: a token bucket for each, in bounded memory.
 
     Args:
-        burst: Refusals at once that are borne.
-        per_s: And so many a second after that.
+        burst: Refusals at once before they are too many.
+        per_s: How fast an address earns further refusals, in refusals a second.
         ticks: A monotonic clock, in seconds.
     """
 
@@ -63,11 +63,11 @@ class Refusals:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return of how many addresses it knows."""
+        """Return how many addresses are remembered."""
         return len(self._left)
 
     def are_too_many(self, host: str) -> bool:
-        """Tell whether this address was refused too often."""
+        """Tell whether this address was refused more often than `burst` and `per_s` allow."""
         return self._now_left(network_of(host)) < 1
 
     def count(self, host: str) -> None:
@@ -84,7 +84,7 @@ class Refusals:
 
 
 class Turns:
-    """Lets strangers in one after the other, so that five hundred at once do not keep everybody else waiting.
+    """A queue in front of the parser: five hundred strangers at once would keep all other requests waiting.
 
     Args:
         per_s: Turns a second.
@@ -106,7 +106,7 @@ class Turns:
 
         Args:
             then: Returns False when there is nothing left to do; the next one gets its turn.
-            first: Before all that are not.
+            first: Comes before all that wait without it.
         """
         (self._first if first else self._line).append(then)
         if self._clock is None:
@@ -130,8 +130,9 @@ class Strangers:
     Attributes:
         bodies: Reads the bodies of webhooks that are not verified yet.
         refused: Refusals of each kind by address; wrong keys do not slow webhooks, nor the other way round.
-        disproved: Refused webhooks again, with more patience: one whose body is here already may still be verified.
-        turns: When the next request may be looked at.
+        disproved: Refused webhooks by address, with a higher limit: up to it, a small webhook that has arrived whole is
+            still verified.
+        turns: When the next request of a stranger is parsed.
 
     Args:
         ticks: A monotonic clock, in seconds.
@@ -153,7 +154,7 @@ class Strangers:
 
     @property
     def are_full(self) -> bool:
-        """True when one more request of a stranger, webhooks apart, is one too many."""
+        """True when strangers have as many requests under way as they may; webhooks do not count."""
         return self._under_way >= _MOST_AT_ONCE
 
     @contextmanager
