@@ -130,7 +130,8 @@ class Arrival:
             self._strangers.note_proof(_host(scope))
         elif sender.status >= 400:  # noqa: PLR2004 - HTTP
             self._strangers.refused[kind].count(_host(scope))
-            if sender.status < 500:  # noqa: PLR2004 - HTTP; one that gave way to others may have been a good one
+            # A webhook that gave way to others (503) may have been a good one.
+            if kind == "webhook" and sender.status < 500:  # noqa: PLR2004 - HTTP
                 self._strangers.disproved.count(_host(scope))
 
     def _tell(self, scope: Scope, status: int, took_s: float) -> None:

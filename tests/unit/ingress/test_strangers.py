@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from config.api_key_text import new_api_key
+from ingress.arrival import Arrival
 from ingress.guard import Guard, late_refusal
 from ingress.sampling import SampledWarnings, Sampler
 from ingress.strangers import Strangers, Turns, network_of
@@ -257,3 +258,19 @@ def test_those_who_went_away_use_up_no_turn():
         await asyncio.wait_for(done.wait(), 2)
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(("path", "disproved"), [("/metrics", 0), ("/webhooks/whatsapp/default", 1)])
+def test_refused_readers_of_metrics_do_not_slow_webhooks_from_their_address(strangers, path, disproved):
+    async def refuse_all(scope, receive, send):
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+
+    async def take(_):
+        pass
+
+    arrival = Arrival(refuse_all, doorkeeper=Keys(), strangers=strangers, most_at_once=1, most_per_key=1)
+    asyncio.run(
+        arrival({"type": "http", "method": "GET", "path": path, "headers": [], "client": (HOST, 1)}, None, take)
+    )
+
+    assert len(strangers.disproved) == disproved
