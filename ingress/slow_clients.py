@@ -82,7 +82,9 @@ class PatientProtocol(H11Protocol):
         if weight == "parse" or (has_turn and weight in {"first", "turn"}):
             self._parse()
             return
-        if self._refusal_clock is None:
+        if weight == "first":  # it is whole, and its line is short: it gets its turn however busy the machine is
+            self._stop(self._refusal_clock)
+        elif self._refusal_clock is None:
             self._refusal_clock = self.loop.call_later(slowed_s(), self._refuse_late)
         if weight != "wait" or len(self._early) > _MOST_EARLY_BYTES:
             self.flow.pause_reading()
