@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -61,6 +62,7 @@ class CeleryHints:
 
     def send(self, hints: Iterable[Hint]) -> None:
         """See `delivery.ports.Hints.send`. Of many for now only some are published: see `delivery.lane`."""
+        _ = self._imported
         self._later.put(_thinned(hints))
 
     def publish(self, hints: Iterable[Hint]) -> int:
@@ -77,6 +79,13 @@ class CeleryHints:
             self._lost(len(wanted), err)
             return 0
         return len(wanted)
+
+    @cached_property
+    def _imported(self) -> bool:
+        # A program that forks while the thread imports leaves its child a module that never gets whole.
+        for name in ("celery.app.amqp", "celery.loaders.app", "kombu.transport.redis", "tasks.transport"):
+            import_module(name)
+        return True
 
     @cached_property
     def _producers(self) -> Any:
