@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from psycopg import Cursor
-from sqlalchemy import event
 
 from config.policy import load_specs
 from delivery.errors import ProducerRefused
@@ -22,37 +20,18 @@ def intake(ledger):
     return Intake(replace(ledger, most_endpoints=3), Voice(), load_specs(), ("crm:default",))
 
 
-@pytest.fixture
-def begun(database):
-    """Every transaction that begins from here on."""
-    seen = []
-
-    class Noting(Cursor):
-        def execute(self, query, *more, **options):
-            seen.append(str(query))
-            return super().execute(query, *more, **options)
-
-    def lend(connection, *more):
-        connection.cursor_factory = Noting
-
-    event.listen(database, "checkout", lend)
-    yield seen
-    event.remove(database, "checkout", lend)
-    database.dispose()
-
-
 def item(n, url):
     body = {"nome": "Ana Teste", "email": f"ana.teste{n}@exemplo.com.br", "interesse": "produto_a"}
     return Item("create_lead", body | {"options": {"callback_url": f"https://loja.exemplo.com.br/{url}"}})
 
 
-def test_many_urls_of_a_bulk_cost_a_handful_of_statements(intake, ledger, begun, sql):
+def test_many_urls_of_a_bulk_cost_a_handful_of_statements(intake, ledger, statements, sql):
     many = replace(intake, ledger=ledger)
 
     replies = many.submit_many([item(n, n) for n in range(500)], producer="loja")
 
     assert all(each.answer for each in replies)
-    assert len(begun) < 20
+    assert len(statements) < 20
     assert sql("SELECT count(*), count(DISTINCT address) FROM endpoints") == [(500, 500)]
     assert sql("SELECT count(*) FROM deliveries d JOIN endpoints e ON e.id = d.endpoint_id") == [(500,)]
     assert sql("SELECT count(*) FROM signing_secrets") == [(1,)]

@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from psycopg import Cursor
-from sqlalchemy import event
 
 from config.policy import load_specs
 from delivery.errors import ProducerRefused
@@ -44,25 +42,6 @@ def policies(database, ledger):
 @pytest.fixture
 def intake(ledger, policies):
     return Intake(ledger, Voice(), load_specs(), ("crm:default", "email:default"), policies=policies)
-
-
-@pytest.fixture
-def statements(database):
-    """Every statement that is sent from here on."""
-    seen = []
-
-    class Noting(Cursor):
-        def execute(self, query, *more, **options):
-            seen.append(query)
-            return super().execute(query, *more, **options)
-
-    def lend(connection, *more):
-        connection.cursor_factory = Noting
-
-    event.listen(database, "checkout", lend)
-    yield seen
-    event.remove(database, "checkout", lend)
-    database.dispose()
 
 
 def body(n=1, key=None, **more):
