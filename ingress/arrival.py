@@ -28,6 +28,7 @@ _log = structlog.get_logger("entrega.web")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEADER = "X-Request-Id"
 _RETRY_S = 1
+_LATE = 408
 
 
 class Arrival:
@@ -130,8 +131,8 @@ class Arrival:
             self._strangers.note_proof(_host(scope))
         elif sender.status >= 400:  # noqa: PLR2004 - HTTP
             self._strangers.refused[kind].count(_host(scope))
-            # A webhook that gave way to others (503) may have been a good one.
-            if kind == "webhook" and sender.status < 500:  # noqa: PLR2004 - HTTP
+            # A webhook that gave way to others (503), or never came whole (408), may have been a good one.
+            if kind == "webhook" and sender.status < 500 and sender.status != _LATE:  # noqa: PLR2004 - HTTP
                 self._strangers.disproved.count(_host(scope))
 
     def _tell(self, scope: Scope, status: int, took_s: float) -> None:

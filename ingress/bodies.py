@@ -108,8 +108,10 @@ class BodyReader:
                 await self._collect(request, body, max_bytes)
         except TimeoutError:
             raise self._late(body) from None
-        except ClientDisconnect:
-            raise Problem("invalid_request") from None
+        except (
+            ClientDisconnect
+        ):  # by the caller, or by us, to make room: nobody reads the answer, and no body was wrong
+            raise self._late(body) from None
         finally:
             self._unfinished.pop(body, None)
         if body.gave_way:

@@ -13,7 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ingress.guard import Guard, late_refusal
+from ingress.guard import Guard, Weight, late_refusal
 from ingress.strangers import PROVED, slowed_s
 
 _HEADERS_WITHIN_S = 10.0
@@ -38,6 +38,7 @@ class PatientProtocol(H11Protocol):
         self._host = ""
         self._early = bytearray()  # what came so far of a request that is weighed before it is parsed
         self._refusal_clock: asyncio.TimerHandle | None = None
+        self._stands_in: Weight | None = None  # the line of turns in which it waits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start waiting for the first request; make room when too many others only wait as well."""
@@ -86,9 +87,11 @@ class PatientProtocol(H11Protocol):
             self._stop(self._refusal_clock)
         elif self._refusal_clock is None:
             self._refusal_clock = self.loop.call_later(slowed_s(), self._refuse_late)
-        if weight != "wait" or len(self._early) > _MOST_EARLY_BYTES:
+        # One that waits for a turn may still become whole, and then comes first.
+        if weight in {"first", "refuse"} or len(self._early) > _MOST_EARLY_BYTES:
             self.flow.pause_reading()
-        if weight in {"first", "turn"}:
+        if weight in {"first", "turn"} and weight != self._stands_in:
+            self._stands_in = weight
             self._guard.strangers.turns.wait(self._take_turn, first=weight == "first")
 
     def _take_turn(self) -> bool:
@@ -131,7 +134,7 @@ class PatientProtocol(H11Protocol):
         self._stop(self._refusal_clock)
         self._refusal_clock = None
         self.flow.resume_reading()
-        early, self._early = bytes(self._early), bytearray()
+        early, self._early, self._stands_in = bytes(self._early), bytearray(), None
         super().data_received(early)
 
     def _refuse_late(self) -> None:
