@@ -29,6 +29,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEADER = "X-Request-Id"
 _RETRY_S = 1
 _LATE = 408
+_OPEN_TO_ALL = frozenset({"/health/live", "/health/ready"})
 
 
 class Arrival:
@@ -78,7 +79,7 @@ class Arrival:
 
     async def _carry(self, scope: Scope, receive: Receive, sender: "_Sender", headers: Headers) -> None:
         path, secret = scope["path"], key_in(headers)
-        if path.startswith("/health/"):
+        if path in _OPEN_TO_ALL:
             await self._app(scope, receive, sender)
         elif path.startswith("/webhooks/"):
             await self._carry_with_proof("webhook", self._strangers.disproved, scope, receive, sender)

@@ -24,7 +24,7 @@ Weight = Literal["parse", "first", "turn", "wait", "refuse"]
 
 _KEY = re.compile(rb"\r\n(?:authorization:[ \t]*bearer[ \t]|x-api-key:)[ \t]*([^\r\n]*)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
-_OPEN_TO_ALL = re.compile(rb"[A-Z]+ /health/")
+_OPEN_TO_ALL = re.compile(rb"(?:GET|HEAD) /health/(?:live|ready)[ ?]")
 _WEBHOOK = re.compile(rb"POST /webhooks/")
 _MOST_BODY_BYTES = 65_536
 

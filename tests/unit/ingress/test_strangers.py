@@ -173,6 +173,14 @@ def test_health_is_never_weighed(guard, strangers):
     assert guard.weigh(HOST, head("GET /health/ready")) == "parse"
 
 
+@pytest.mark.parametrize("first", ["GET /health/x", "POST /health/live", "GET /health/livez", "GET /health/ready/x"])
+def test_what_only_looks_like_health_is_weighed_as_any_other(guard, strangers, first):
+    before = guard.weigh(HOST, head(first))
+    refuse(strangers, 30)
+
+    assert (before, guard.weigh(HOST, head(first))) == ("turn", "refuse")
+
+
 HOOK, BODY = "POST /webhooks/whatsapp/default", b"x" * 100
 
 
